@@ -1,0 +1,1 @@
+"""The OpenAI and vLLM APIs: what requests say, and the exact bytes of the answers."""
