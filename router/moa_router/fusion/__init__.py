@@ -1,0 +1,1 @@
+"""What the router exists for: from a request to a fused answer."""

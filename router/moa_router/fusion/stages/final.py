@@ -1,0 +1,199 @@
+"""The call that writes the answer, and the fallbacks behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moa_router.fusion.errors import APIError, bad_request
+from moa_router.fusion.failures import Failed, as_error
+from moa_router.fusion.plan import final_body
+from moa_router.fusion.stages.relay import Relay
+from moa_router.telemetry import names
+from moa_router.upstream.failure import Failure
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from moa_router.fusion.chunks import ChunkWriter
+    from moa_router.fusion.request import ChatRequest
+    from moa_router.fusion.run import Run
+    from moa_router.upstream.client import Call, Patience, Site, Upstream
+    from moa_router.upstream.failure import Feature
+
+_FIELD_OF: dict[Feature, str] = {
+    "Vision": "messages",
+    "Tools": "tools",
+    "StructuredOutput": "response_format",
+    "MultipleChoices": "n",
+}
+_NOTHING = Failure("invalid", "answered with nothing")
+
+
+@dataclass(slots=True)
+class Final:
+    """An answer that was written: whole, or streamed but for its last chunk."""
+
+    answer: Mapping[str, object]
+    last: Mapping[str, object] | None
+
+
+class StreamBrokenError(Exception):
+    """The answer broke off after its first token had reached the client."""
+
+    def __init__(self, error: APIError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Whole:
+    """Waits for an unstreamed answer; the `Receiver` of its call."""
+
+    def __init__(self, run: Run) -> None:
+        self.finished: asyncio.Future[None] = run.loop.create_future()
+
+    def on_event(self, call: Call, event: bytes) -> None:
+        """Does not happen: an unstreamed answer has no events."""
+
+    def on_done(self, _: Call) -> None:
+        """The call has ended."""
+        if not self.finished.done():
+            self.finished.set_result(None)
+
+
+async def write_answer(
+    run: Run,
+    chain: Sequence[Site],
+    messages: Callable[[Site], Iterable[bytes]],
+    *,
+    defaults: Mapping[str, object],
+    patience: Patience,
+    chunks: ChunkWriter | None,
+    allow_empty: bool,
+) -> Final | list[Failed]:
+    """Ask one upstream after the other until one writes the answer.
+
+    Args:
+        run: the request.
+        chain: whom to ask, in order.
+        messages: the messages for one of them.
+        defaults: the profile's values for fields the client does not set.
+        patience: how long each may take.
+        chunks: where a streamed answer goes; None for an unstreamed one.
+        allow_empty: whether an answer without a token is an answer.
+
+    Returns:
+        The answer, or who failed and how; the latter is empty only if nobody of the chain sees images.
+
+    Raises:
+        APIError: 400, when the client asked for something that nobody of the chain can do, or got a field wrong.
+        StreamBrokenError: the answer broke off.
+    """
+    failed: list[Failed] = []
+    lacking: set[Feature] = set()
+    for site in chain:
+        missing = _missing(site.upstream, run.request)
+        if missing is not None:
+            lacking.add(missing)
+            continue
+        if failed:
+            run.workflow.event(names.EVENT_FALLBACK, {names.MOA_UPSTREAM: site.upstream.name})
+        outcome = await _ask(run, site, messages(site), defaults, patience, chunks, allow_empty=allow_empty)
+        if isinstance(outcome, Final):
+            return outcome
+        _raise_if_clients_fault(run.request, site.upstream, outcome)
+        if outcome.refused is not None and _wanted(run.request, outcome.refused):
+            site.upstream.unlearn(outcome.refused)
+            lacking.add(outcome.refused)
+        failed.append((f"upstream {site.upstream.name}", outcome))
+    others = lacking - {"Vision"}
+    if others and all(failure.refused in others for _, failure in failed):
+        field = _FIELD_OF[min(others)]
+        raise bad_request(f"'{field}' cannot be honoured: no upstream that could answer supports it.", field)
+    return failed
+
+
+async def _ask(
+    run: Run,
+    site: Site,
+    messages: Iterable[bytes],
+    defaults: Mapping[str, object],
+    patience: Patience,
+    chunks: ChunkWriter | None,
+    *,
+    allow_empty: bool,
+) -> Final | Failure:
+    span = run.stage_span(site.stage)
+    started = run.loop.time()
+    parts = tuple(messages)
+    try:
+        while True:
+            running = run.request.choices == 1 and site.upstream.can("UsageStream")
+            receiver = Whole(run) if chunks is None else Relay(run, chunks, allow_empty=allow_empty)
+            body = final_body(
+                site, parts, run.request.fields, defaults, stream=chunks is not None, running_usage=running
+            )
+            call = run.call(
+                site, body, receiver,
+                deadline=run.deadline, patience=patience, streamed=chunks is not None, parent=span,
+                choices=run.request.choices,
+            )  # fmt: skip
+            await receiver.finished
+            failure = call.failure
+            if failure is None or not (running and failure.refused == "UsageStream"):
+                break
+            site.upstream.unlearn("UsageStream")
+    finally:
+        run.timings.append((site.stage, run.loop.time() - started))
+        if run.trace.sampled:
+            span.end()
+    if isinstance(receiver, Relay):
+        return _streamed(receiver, site.upstream, failure, allow_empty=allow_empty)
+    if failure is None and not allow_empty and _is_empty(call.answer):
+        return _NOTHING
+    return failure or Final(call.answer, None)
+
+
+def _streamed(relay: Relay, upstream: Upstream, failure: Failure | None, *, allow_empty: bool) -> Final | Failure:
+    if failure is None:
+        return Final({}, relay.last) if relay.committed or allow_empty else _NOTHING
+    if relay.committed:
+        raise StreamBrokenError(as_error([(f"upstream {upstream.name}", failure)], what="The answer broke off"))
+    return failure
+
+
+def _missing(upstream: Upstream, request: ChatRequest) -> Feature | None:
+    """What the request wants that this upstream cannot do."""
+    return next((feature for feature in _FIELD_OF if _wanted(request, feature) and not upstream.can(feature)), None)
+
+
+def _wanted(request: ChatRequest, feature: Feature) -> bool:
+    match feature:
+        case "Vision":
+            return request.conversation.has_images
+        case "Tools":
+            return request.has_tools
+        case "MultipleChoices":
+            return request.choices > 1
+        case "StructuredOutput":
+            return b'"json' in request.fields.get("response_format", b"")
+        case _:
+            return False
+
+
+def _raise_if_clients_fault(request: ChatRequest, upstream: Upstream, failure: Failure) -> None:
+    """A field of the client's that an upstream refuses is the client's to mend, not a reason to answer without it."""
+    if failure.outcome != "client_error" or failure.context_overflow or failure.param is None:
+        return
+    if failure.param.split(".")[0].split("[")[0] in request.fields:
+        raise as_error([(f"upstream {upstream.name}", failure)], what=f"'{failure.param}' was refused")
+
+
+def _is_empty(answer: Mapping[str, object]) -> bool:
+    choices = answer.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        message = choice["message"]
+        if any(message.get(key) for key in ("content", "tool_calls", "refusal", "function_call")):
+            return False
+    return True

@@ -1,0 +1,73 @@
+"""Token counts as upstreams report them.
+
+The names follow OpenTelemetry's GenAI conventions: *input* includes cached input, *output* includes reasoning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: A count above this is a lie: no context window is that long, and believing it would poison every sum after it.
+MAX_TOKENS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one call, or of several added up.
+
+    Attributes:
+        input: tokens of the prompt, cached ones included.
+        cached_input: those of `input` that the upstream found in its prefix cache.
+        output: tokens produced, reasoning included.
+        reasoning: those of `output` that were spent on reasoning.
+        estimated: true when any part was counted from what arrived rather than reported.
+    """
+
+    input: int = 0
+    cached_input: int = 0
+    output: int = 0
+    reasoning: int = 0
+    estimated: bool = False
+
+    def add(self, other: Usage) -> None:
+        """Add another call's tokens to these."""
+        self.input += other.input
+        self.cached_input += other.cached_input
+        self.output += other.output
+        self.reasoning += other.reasoning
+        self.estimated = self.estimated or other.estimated
+
+
+def parse_usage(reported: object) -> Usage | None:
+    """Read an OpenAI `usage` object.
+
+    Returns None when there is none, or when its counts are not plausible token counts: the caller then estimates,
+    and says so. Details that contradict their total (more cached tokens than input) are cut to it.
+    """
+    if not isinstance(reported, dict):
+        return None
+    inputs = _count(reported, "prompt_tokens")
+    outputs = _count(reported, "completion_tokens", missing=0)
+    if inputs is None or outputs is None:
+        return None
+    cached = _detail(reported, "prompt_tokens_details", "cached_tokens")
+    reasoning = _detail(reported, "completion_tokens_details", "reasoning_tokens")
+    return Usage(inputs, min(cached, inputs), outputs, min(reasoning, outputs))
+
+
+def _count(counts: Mapping[str, object], name: str, missing: int | None = None) -> int | None:
+    value = counts.get(name, missing)
+    if type(value) is int and 0 <= value <= MAX_TOKENS:
+        return value
+    return None
+
+
+def _detail(reported: Mapping[str, object], group: str, name: str) -> int:
+    details = reported.get(group)
+    if not isinstance(details, dict):
+        return 0
+    return _count(details, name) or 0
