@@ -28,11 +28,11 @@ DNS_SUBDOMAIN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-
 DATA_KEY: Final = r"^[-._a-zA-Z0-9]+$"
 MODEL_ID: Final = r"^[!-~]([ -~]*[!-~])?$"
 PUBLIC_NAME: Final = r"^[!-9;-~]+$"
-PATH: Final = r"^(/|(/[!-\"$->@-~]+)*/[!-\"$-.0->@-~]+)$"
+PATH: Final = r'^(/|(/[!"$-.0->@-~]+)+)$'
 _PORT: Final = r"(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
 _HOST: Final = r"([a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?|\[[0-9a-fA-F:.]+\])"
 ORIGIN: Final = rf"^https?://{_HOST}(:{_PORT})?/?$"
-BASE_URL: Final = rf"^https?://{_HOST}(:{_PORT})?(/[!-\"$->@-~]*)?$"
+BASE_URL: Final = rf'^https?://{_HOST}(:{_PORT})?(/[!"$->@-~]*)?$'
 
 PATTERN_HINTS: Final[Mapping[str, str]] = {
     DNS_LABEL: 'write lower-case letters, digits and "-", such as "qwen-32b"',
@@ -85,8 +85,17 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Int = Annotated[int, BeforeValidator(_whole)]
-"""A whole number; text and booleans are refused."""
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Marks a whole number within bounds, both included; text and booleans are refused."""
+
+    least: int
+    most: int | None = None
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        number = core_schema.int_schema(strict=True, ge=self.least, le=self.most)
+        return core_schema.no_info_before_validator_function(_whole, number)
+
 
 _UNITS: Final[Mapping[str, Decimal]] = {
     "h": Decimal(3600),

@@ -12,11 +12,11 @@ from pydantic.config import JsonDict
 
 from moa_api.fields import (
     BaseURL,
+    Between,
     DataKey,
     Duration,
     DurationOrNone,
     Instruction,
-    Int,
     Label,
     ModelID,
     ObjectName,
@@ -100,7 +100,7 @@ class ServiceRef(Section):
     namespace: Label | None = None
     """Namespace of the Service; the profile's own where left out."""
 
-    port: Annotated[Int, Field(ge=1, le=65_535)]
+    port: Annotated[int, Between(1, 65_535)]
     """Port of the Service, by number."""
 
     scheme: Scheme = "http"
@@ -216,10 +216,10 @@ class Upstream(Section):
     """What the upstream can do: exactly these. Where left out, everything is assumed and unlearned when the upstream
     refuses it."""
 
-    context_length: Annotated[Int, Field(ge=256, le=100_000_000)] | None = None
+    context_length: Annotated[int, Between(256, 100_000_000)] | None = None
     """Tokens that fit into the model's context, prompt and answer together."""
 
-    max_concurrency: Annotated[Int, Field(ge=1, le=100_000)] | None = None
+    max_concurrency: Annotated[int, Between(1, 100_000)] | None = None
     """Calls one router keeps open to the upstream at a time; more wait in line. Unlimited where left out."""
 
     pricing: Pricing | None = None
@@ -251,7 +251,7 @@ class Member(Section):
     upstream: Label
     """Name of the upstream to ask."""
 
-    samples: Annotated[Int, Field(ge=1, le=16)] = 1
+    samples: Annotated[int, Between(1, 16)] = 1
     """Answers to ask for."""
 
     temperature: float = Field(default=0.7, ge=0, le=2)
@@ -260,10 +260,10 @@ class Member(Section):
     top_p: float | None = Field(default=None, gt=0, le=1)
     """Share of probability mass to sample from; the upstream's default where left out."""
 
-    max_tokens: Annotated[Int, Field(ge=1, le=10_000_000)] | None = None
+    max_tokens: Annotated[int, Between(1, 10_000_000)] | None = None
     """Tokens an answer may have; the upstream's default where left out."""
 
-    seed: Annotated[Int, Field(ge=0, le=2**53 - 1)] | None = None
+    seed: Annotated[int, Between(0, 2**53 - 1)] | None = None
     """Seed for reproducible sampling where the upstream supports it."""
 
     role: Instruction | None = None
@@ -305,7 +305,7 @@ class Panel(Section):
     members: tuple[Member, ...] = Field(strict=False, min_length=1, max_length=32)
     """Who is asked. Samples of all members, times layers, are 64 at most."""
 
-    layers: Annotated[Int, Field(ge=1, le=4)] = 1
+    layers: Annotated[int, Between(1, 4)] = 1
     """Rounds of the panel; from the second on, members see the answers of the round before."""
 
     quorum: Quorum | None = None
@@ -343,7 +343,7 @@ class Hardening(Section):
     dissent: bool = True
     """Ask the aggregator to weigh minority answers instead of counting heads."""
 
-    max_candidate_tokens: Annotated[Int, Field(ge=16, le=1_000_000)] | None = None
+    max_candidate_tokens: Annotated[int, Between(16, 1_000_000)] | None = None
     """Tokens of each candidate shown to the aggregator; all where left out."""
 
 
@@ -376,7 +376,7 @@ class Aggregator(Section):
     temperature: float = Field(default=0.3, ge=0, le=2)
     """Sampling temperature, unless the client sends one."""
 
-    max_tokens: Annotated[Int, Field(ge=1, le=10_000_000)] | None = None
+    max_tokens: Annotated[int, Between(1, 10_000_000)] | None = None
     """Tokens the answer may have, unless the client sends a limit; the upstream's default where left out."""
 
     prompt: Instruction | None = None
@@ -512,31 +512,31 @@ class RouterSpec(Section):
 class Limits(Section):
     """What a router accepts before it says no."""
 
-    max_body_bytes: Annotated[Int, Field(ge=1_024, le=1_073_741_824)] = 33_554_432
+    max_body_bytes: Annotated[int, Between(1_024, 1_073_741_824)] = 33_554_432
     """Bytes of a request's body; 413 beyond."""
 
-    max_concurrent_requests: Annotated[Int, Field(ge=1, le=100_000)] = 256
+    max_concurrent_requests: Annotated[int, Between(1, 100_000)] = 256
     """Requests in work at a time; more wait in line."""
 
-    max_queued_requests: Annotated[Int, Field(ge=0, le=100_000)] = 256
+    max_queued_requests: Annotated[int, Between(0, 100_000)] = 256
     """Requests that may wait in line; 429 beyond."""
 
     queue_timeout: DurationOrNone = 10.0
     """Time a request may wait in line; 429 beyond."""
 
-    max_queued_calls: Annotated[Int, Field(ge=0, le=100_000)] = 1_024
+    max_queued_calls: Annotated[int, Between(0, 100_000)] = 1_024
     """Calls that may wait in line for each upstream with maxConcurrency."""
 
-    max_header_count: Annotated[Int, Field(ge=16, le=1_000)] = 100
+    max_header_count: Annotated[int, Between(16, 1_000)] = 100
     """Header fields of a request."""
 
-    max_header_bytes: Annotated[Int, Field(ge=1_024, le=1_048_576)] = 32_768
+    max_header_bytes: Annotated[int, Between(1_024, 1_048_576)] = 32_768
     """Bytes of a request's header fields together."""
 
-    max_json_depth: Annotated[Int, Field(ge=8, le=512)] = Field(default=64, alias="maxJSONDepth")
+    max_json_depth: Annotated[int, Between(8, 512)] = Field(default=64, alias="maxJSONDepth")
     """Levels of nesting in a request's body."""
 
-    max_candidate_bytes: Annotated[Int, Field(ge=1_024, le=67_108_864)] = 262_144
+    max_candidate_bytes: Annotated[int, Between(1_024, 67_108_864)] = 262_144
     """Bytes kept of one candidate; a longer one is cut there."""
 
 
@@ -618,7 +618,7 @@ class Metadata(Section):
     uid: str | None = None
     """Identity of the object, given by the API server."""
 
-    generation: Annotated[Int, Field(ge=0)] | None = None
+    generation: Annotated[int, Between(0)] | None = None
     """Counts changes of the spec; given by the API server."""
 
     labels: dict[str, str] = Field(default_factory=dict)
