@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from moa_router.fusion.candidates import BYTES_PER_TOKEN, Candidate, best, budgets, cap, material
@@ -123,7 +124,7 @@ def _fit(run: Run) -> Sequence[Proposer]:
 
 def _layer_deadline(run: Run, layer: int, *, race: bool) -> float:
     """When this layer must be over: layers share evenly what the aggregator's share leaves."""
-    now, plan = run.loop.time(), run.plan
+    now, plan = monotonic(), run.plan
     left = run.deadline - now
     share = 0.0 if race else min(plan.aggregator_share, left * 0.5)
     return now + (left - share) / (plan.panel.layers - layer + 1)

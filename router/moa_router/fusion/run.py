@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from moa_router.telemetry import names
@@ -139,7 +140,7 @@ class Run:
     def saw_first_token(self) -> None:
         """Note when the first token of the answer came."""
         if self.first_token == 0.0:
-            self.first_token = self.loop.time()
+            self.first_token = monotonic()
 
     def close(self, reason: CancelReason) -> None:
         """Cancel every call that is still under way."""

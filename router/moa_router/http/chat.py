@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 import time
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 import orjson
@@ -77,7 +78,7 @@ class ChatCompletions:
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one request; every outcome is a response, but for a client that has gone."""
-        exchange = Exchange(_request_id(request), self._loop.time())
+        exchange = Exchange(_request_id(request), monotonic())
         with self.in_use:
             try:
                 return await self._serve(request, exchange)
@@ -237,7 +238,7 @@ class ChatCompletions:
         metrics.requests.labels(exchange.profile, exchange.mode, exchange.outcome).inc()
         if run is None:
             return
-        seconds = self._loop.time() - exchange.started
+        seconds = monotonic() - exchange.started
         labels = exchange.profile, exchange.mode
         metrics.request_duration.labels(*labels).observe(seconds)
         metrics.router_overhead.labels(*labels).observe(max(0.0, seconds - waiting_seconds(run.calls)))

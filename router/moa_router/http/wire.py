@@ -11,6 +11,7 @@ import asyncio
 import time
 from email.utils import formatdate
 from http import HTTPStatus
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -144,7 +145,7 @@ class EventStream:
         self._head = headers
         self._heartbeat = heartbeat
         self._loop = asyncio.get_running_loop()
-        self._last_write = self._loop.time()
+        self._last_write = monotonic()
         self._timer = self._loop.call_later(heartbeat, self._beat) if heartbeat else None
         self._drains: set[asyncio.Task[None]] = set()
         self.opened = False
@@ -164,7 +165,7 @@ class EventStream:
         if not self.opened:
             self._write_head(data)
             return
-        self._last_write = self._loop.time()
+        self._last_write = monotonic()
         transport = self._request.transport
         if transport is not None and not transport.is_closing():
             transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
@@ -192,7 +193,7 @@ class EventStream:
 
     def _write_head(self, data: bytes) -> None:
         self.opened = True
-        self._last_write = self._loop.time()
+        self._last_write = monotonic()
         framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
         if not self.keep_alive:
             framing += b"connection: close\r\n"
@@ -206,7 +207,7 @@ class EventStream:
     def _beat(self) -> None:
         """Heartbeat is due, or was put off by a write: one timer for all of the stream."""
         due = self._last_write + self._heartbeat
-        if self._loop.time() >= due:
+        if monotonic() >= due:
             self.write(HEARTBEAT)
             due = self._last_write + self._heartbeat
         self._timer = self._loop.call_at(due, self._beat)

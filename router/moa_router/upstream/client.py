@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 import orjson
@@ -302,7 +303,7 @@ class Call:
             deadline: when its stage ends, on the event loop's clock.
             patience: how long this call may take.
         """
-        now = self.started = self._last_byte = self._loop.time()
+        now = self.started = self._last_byte = monotonic()
         self._headers = headers
         self._patience = patience
         self._deadline = deadline if patience.total is None else min(deadline, now + patience.total)
@@ -318,7 +319,7 @@ class Call:
     def on_slot(self) -> bool:
         """A slot is free: send."""
         self.waiting = False
-        self._last_byte = self._loop.time()
+        self._last_byte = monotonic()
         self._send()
         return True
 
@@ -347,7 +348,7 @@ class Call:
 
     def saw_token(self) -> None:
         """Tell it that the first token of its answer is here."""
-        self.first_token = self._loop.time()
+        self.first_token = monotonic()
         self.span.event(names.EVENT_FIRST_TOKEN)
 
     def pause(self) -> None:
@@ -360,7 +361,7 @@ class Call:
         """Read on."""
         if self._exchange is not None:
             self._paused = False
-            self._last_byte = self._loop.time()
+            self._last_byte = monotonic()
             self._exchange.resume()
 
     # -- what the transport tells -----------------------------------------------------------------------------------
@@ -369,7 +370,7 @@ class Call:
         """The response's head is here."""
         self._status = status
         self._upstream_headers = headers
-        self._last_byte = self._loop.time()
+        self._last_byte = monotonic()
         if status != 200:  # noqa: PLR2004
             return
         wanted = "text/event-stream" if self.streamed else "application/json"
@@ -384,7 +385,7 @@ class Call:
         """Bytes of the response's body are here."""
         if self.done:
             return
-        self._last_byte = self._loop.time()
+        self._last_byte = monotonic()
         if self._splitter is None:
             self._collect(data)
             return
@@ -467,7 +468,7 @@ class Call:
         self.done = True
         self.failure = failure
         self.outcome = failure.outcome if failure else "ok"
-        self.ended = self._loop.time()
+        self.ended = monotonic()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -540,7 +541,7 @@ class Call:
     def _check(self) -> None:
         """The timer went off: late, or just due for another look, because arming anew at every byte would cost."""
         self._timer = None
-        now = self._loop.time()
+        now = monotonic()
         if now < self._next_check():
             self._arm(now)
         elif now >= self._deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from moa_router.fusion.errors import APIError, bad_request
@@ -125,7 +126,7 @@ async def _ask(
     allow_empty: bool,
 ) -> Final | Failure:
     span = run.stage_span(site.stage)
-    started = run.loop.time()
+    started = monotonic()
     parts = tuple(messages)
     try:
         while True:
@@ -145,7 +146,7 @@ async def _ask(
                 break
             site.upstream.unlearn("UsageStream")
     finally:
-        run.timings.append((site.stage, run.loop.time() - started))
+        run.timings.append((site.stage, monotonic() - started))
         if run.trace.sampled:
             span.end()
     if isinstance(receiver, Relay):

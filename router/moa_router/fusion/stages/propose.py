@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import orjson
@@ -110,7 +111,7 @@ class Panel:
     async def gather(self) -> None:
         """Ask everybody and wait for the quorum and its grace, or for everybody."""
         self._span = self._run.stage_span("panel", self._layer)
-        started = self._run.loop.time()
+        started = monotonic()
         try:
             self._launch()
             self._check()
@@ -120,7 +121,7 @@ class Panel:
                 self._grace.cancel()
             for call in tuple(self._asked):
                 call.cancel(self._reason)
-            self._run.timings.append(("panel", self._run.loop.time() - started))
+            self._run.timings.append(("panel", monotonic() - started))
             if self._run.trace.sampled:
                 self._end_span()
 

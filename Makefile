@@ -1,0 +1,54 @@
+# Everything one does with this repository. `make help` explains each target.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# tests run side by side; two workers suit the smallest machine this is built for
+JOBS   ?= 2
+SOURCES := crds/moa_api router/moa_router simulator/moa_simulator
+CHECKED := $(SOURCES) tests bench
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint type bench crds lock clean
+
+help: ## explain every target
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "moa-operator needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(VENV)/.ready ## install everything into .venv (the other targets do it themselves)
+
+demo: $(VENV)/.ready ## fuse one question on a real small model (SIMULATED=1: in seconds, KEEP=1: keep serving)
+	$(BIN)/moa-router demo $(if $(SIMULATED),--simulated) $(if $(KEEP),--keep)
+
+test: $(VENV)/.ready lint type ## lint, type-check and run all tests with coverage
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --cov --cov-report=term $(PYTEST)
+
+lint: $(VENV)/.ready ## check format, style and the floors of the architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+type: $(VENV)/.ready ## check types, strictly
+	$(BIN)/mypy $(CHECKED)
+
+bench: $(VENV)/.ready ## measure the router against a bare relay, on this machine
+	$(BIN)/python -m bench $(BENCH)
+
+crds: $(VENV)/.ready ## write crds/moaprofiles.yaml from the models
+	$(BIN)/python -m moa_api.schema --write crds/moaprofiles.yaml
+
+# name a package with UPGRADE=… to renew it alone
+lock: $(VENV)/.ready ## renew requirements/*.txt, with hashes
+	set -e; for extra in router operator "demo --extra dev"; do \
+	  name=$${extra#demo --extra }; \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    $(if $(UPGRADE),--upgrade-package $(UPGRADE),--upgrade) pyproject.toml --extra $$extra -o requirements/$$name.txt; \
+	done
+
+clean: ## remove what the targets above made, but for .venv
+	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
