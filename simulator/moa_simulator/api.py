@@ -14,7 +14,7 @@ from moa_simulator.protocol.chat import ChatAnswer
 from moa_simulator.protocol.completions import CompletionAnswer, prompts_of
 from moa_simulator.protocol.embeddings import EmbeddingAnswer
 from moa_simulator.protocol.errors import (
-    Refusal,
+    RefusalError,
     context_overflow,
     no_images,
     no_structured_output,
@@ -44,7 +44,7 @@ class Endpoint(Generic[_AnyRequest]):
     Attributes:
         id_prefix: How its answers' ids begin.
         decoder: Reads its bodies.
-        answer: Plans the answer; raises `Refusal`.
+        answer: Plans the answer; raises `RefusalError`.
     """
 
     id_prefix: str
@@ -96,7 +96,7 @@ def _check_choices(model: ModelConfig, request: Sampling) -> None:
 
 def _check_chat(model: ModelConfig, request: ChatRequest) -> None:
     if not request.messages:
-        raise Refusal(400, "messages must not be empty", param="messages")
+        raise RefusalError(400, "messages must not be empty", param="messages")
     if not model.vision and _has_images(request):
         raise no_images(model.name)
     if not model.structured_output and _wants_structure(request):
@@ -109,7 +109,9 @@ def _check_chat(model: ModelConfig, request: ChatRequest) -> None:
 
 def _check_named(name: str, offered: Sequence[str]) -> None:
     if name not in offered:
-        raise Refusal(400, f"The tool specified in `tool_choice` does not match any of the specified `tools`: {name}")
+        raise RefusalError(
+            400, f"The tool specified in `tool_choice` does not match any of the specified `tools`: {name}"
+        )
 
 
 def _has_images(request: ChatRequest) -> bool:

@@ -2,18 +2,20 @@
 
 import asyncio
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from moa_simulator.books import Books, CallRecord
 from moa_simulator.engine import Engine
 from moa_simulator.faults import forever
 from moa_simulator.pacer import Pacer
-from moa_simulator.prefix_cache import Prefill
 from moa_simulator.protocol.answer import DONE, Answer
 from moa_simulator.protocol.errors import error_body
-from moa_simulator.rules import Action, After, AfterEvents
+from moa_simulator.rules import Action, After, AfterEvents, Drip
 from moa_simulator.wire.connection import Connection, head, send
 from moa_simulator.wire.framing import Framing, GzipFraming, gzipped
+
+if TYPE_CHECKING:
+    from moa_simulator.prefix_cache import Prefill
 
 PLAIN: Final = Action()
 """What happens to a call that no rule is for."""
@@ -42,7 +44,14 @@ class Exchange:
     """
 
     def __init__(
-        self, connection: Connection, engine: Engine, books: Books, call: CallRecord, answer: Answer, script: Action
+        self,
+        connection: Connection,
+        *,
+        engine: Engine,
+        books: Books,
+        call: CallRecord,
+        answer: Answer,
+        script: Action,
     ) -> None:
         self._connection = connection
         self._engine = engine
@@ -156,7 +165,7 @@ class Exchange:
         opening = head(200, self._headers(_JSON) | {"content-length": str(len(body))})
         self._call.status = 200
         if script.drip is not None:
-            await self._drip(opening, body)
+            await self._drip(script.drip, opening, body)
         elif script.reset is not None or script.hang is not None or script.cut is not None:
             nothing = script.cut is None and self._moment_of_fault() == 0
             connection.write(opening if nothing else opening + body[: len(body) // 2])
@@ -195,10 +204,15 @@ class Exchange:
         await sleep_until(self._first_at)
         self._first_token()
         if self._script.drip is not None:
-            await self._drip_stream(framing)
+            await self._drip_stream(self._script.drip, framing)
             return
         pacer = Pacer(
-            self._connection, self._answer.events(), framing.frame, self._call, self._first_at, self._interval
+            self._connection,
+            events=self._answer.events(),
+            frame=framing.frame,
+            call=self._call,
+            start=self._first_at,
+            interval=self._interval,
         )
         moment = self._moment_of_fault()
         if moment is not None:
@@ -240,17 +254,16 @@ class Exchange:
         done = b"" if self._script.no_done else framing.frame(DONE)
         return done + framing.end()
 
-    async def _drip_stream(self, framing: Framing) -> None:
+    async def _drip_stream(self, drip: Drip, framing: Framing) -> None:
         body = b"".join(framing.frame(event.data) for event in self._answer.events())
         self._produce(self._answer.generation.steps)
-        await self._drip(self._stream_head(), body + self._stream_end(framing))
+        await self._drip(drip, self._stream_head(), body + self._stream_end(framing))
         self._sent_whole()
 
     # Both.
 
-    async def _drip(self, opening: bytes, body: bytes) -> None:
-        drip, connection = self._script.drip, self._connection
-        assert drip is not None
+    async def _drip(self, drip: Drip, opening: bytes, body: bytes) -> None:
+        connection = self._connection
         if drip.head:
             body = opening + body
         else:

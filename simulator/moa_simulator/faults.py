@@ -2,7 +2,6 @@
 
 import asyncio
 
-from moa_simulator.books import CallRecord
 from moa_simulator.protocol.answer import encode_json
 from moa_simulator.protocol.errors import error_body
 from moa_simulator.rules import Action, Raw, Status
@@ -20,21 +19,22 @@ async def forever() -> None:
     await asyncio.get_running_loop().create_future()
 
 
-async def strike_early(connection: Connection, call: CallRecord, script: Action) -> None:
-    """Commits a fault for which `strikes_early` holds."""
+async def strike_early(connection: Connection, script: Action) -> int:
+    """Commits a fault for which `strikes_early` holds; gives the status sent, 0 for none."""
     await asyncio.sleep(script.delay)
     if script.status is not None:
-        call.status = script.status.code
-        send(connection, script.status.code, _told(script.status), headers=_headers(script))
-    elif script.redirect is not None:
-        call.status = script.redirect.code
-        send(connection, call.status, b"", headers={"location": script.redirect.location})
-    elif script.raw is not None:
+        send(connection, script.status.code, _told(script.status), headers=script.status.headers)
+        return script.status.code
+    if script.redirect is not None:
+        send(connection, script.redirect.code, b"", headers={"location": script.redirect.location})
+        return script.redirect.code
+    if script.raw is not None:
         await _play(connection, script.raw)
     elif script.reset is not None:
         connection.reset()
     else:
         await forever()
+    return 0
 
 
 async def _play(connection: Connection, raw: Raw) -> None:
@@ -49,9 +49,3 @@ def _told(status: Status) -> bytes:
     if status.body is None:
         return error_body(status.code, "A rule of the simulator says so", "SimulatedError")
     return status.body.encode() if isinstance(status.body, str) else encode_json(status.body)
-
-
-def _headers(script: Action) -> dict[str, str]:
-    assert script.status is not None
-    content_type = {} if script.content_type is None else {"content-type": script.content_type}
-    return {**script.status.headers, **content_type}

@@ -4,15 +4,23 @@ Covers what response formats and tool parameters are made of: types, `enum`, `co
 `anyOf`/`oneOf`/`allOf`, `$ref` into `$defs`. Patterns are not solved; formats are, where they are common.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 from moa_simulator.dice import Dice
 from moa_simulator.vocabulary import words
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Schema = Mapping[str, object]
 
 _MAX_DEPTH: Final = 12
+_OPTIONAL_DEPTH: Final = 4
+"""How deep properties that are not required are still made, so that recursive schemas end."""
+_INTEGER_STEP: Final = 1.0
+_NUMBER_STEP: Final = 0.001
+_RANGE: Final = 100.0
+"""Width of a number's range where the schema leaves it open."""
 _FORMATS: Final[Mapping[str, str]] = {
     "date": "2026-01-31",
     "date-time": "2026-01-31T12:00:00Z",
@@ -25,7 +33,9 @@ _FORMATS: Final[Mapping[str, str]] = {
 
 
 def instance(schema: object, dice: Dice) -> Json:
-    """Makes an instance of a schema; of something that is no schema, an object with an answer."""
+    """Makes an instance of a JSON Schema; of the empty one, an object with an answer and a score."""
+    if not schema:
+        return {"answer": " ".join(words(dice, 8)), "score": dice.below(101)}
     return _Maker(schema, dice).make(schema, 0)
 
 
@@ -35,104 +45,100 @@ class _Maker:
         self._dice = dice
 
     def make(self, schema: object, depth: int) -> Json:
-        if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
-            return " ".join(words(self._dice, 3))
-        schema = self._resolved(schema)
-        if "const" in schema:
-            return _json(schema["const"])
-        if isinstance(schema.get("enum"), list) and schema["enum"]:
-            return _json(self._dice.pick(schema["enum"]))
-        for keyword in ("anyOf", "oneOf"):
-            if isinstance(schema.get(keyword), list) and schema[keyword]:
-                return self.make({**_without(schema, keyword), **_mapping(schema[keyword][0])}, depth + 1)
-        return self._typed(schema, depth)
+        if depth > _MAX_DEPTH:
+            return None
+        plain = self._flattened(_mapping(schema))
+        if "const" in plain:
+            return cast("Json", plain["const"])
+        if options := _items(plain.get("enum")):
+            return cast("Json", self._dice.pick(options))
+        return self._typed(plain, depth)
 
-    def _resolved(self, schema: Mapping[str, object]) -> Mapping[str, object]:
-        for _ in range(_MAX_DEPTH):
-            reference = schema.get("$ref")
-            if not isinstance(reference, str):
-                break
-            schema = {**_without(schema, "$ref"), **_mapping(self._at(reference))}
-        merged = dict(schema)
-        parts = merged.pop("allOf", None)
-        if not isinstance(parts, list):
-            return schema
+    def _flattened(self, schema: Schema, hops: int = 0) -> Schema:
+        """Resolves references and combinators until none is left at the top."""
+        if hops > _MAX_DEPTH:
+            return {}
+        rest = {key: value for key, value in schema.items() if key not in ("$ref", "allOf", "anyOf", "oneOf")}
+        parts: list[object] = list(_items(schema.get("allOf")))
+        if isinstance(reference := schema.get("$ref"), str):
+            parts.append(self._at(reference))
+        parts += [options[0] for key in ("anyOf", "oneOf") if (options := _items(schema.get(key)))]
         for part in parts:
-            merged = _merge(merged, self._resolved(_mapping(part)))
-        return merged
+            rest = _merge(rest, self._flattened(_mapping(part), hops + 1))
+        return rest
 
     def _at(self, reference: str) -> object:
         place: object = self._root
-        for step in reference.removeprefix("#").strip("/").split("/"):
-            place = _mapping(place).get(step.replace("~1", "/").replace("~0", "~"), {}) if step else place
+        for step in filter(None, reference.removeprefix("#").split("/")):
+            place = _mapping(place).get(step.replace("~1", "/").replace("~0", "~"), {})
         return place
 
-    def _typed(self, schema: Mapping[str, object], depth: int) -> Json:
-        kind = schema.get("type")
-        if isinstance(kind, list):
-            kind = kind[0] if kind else None
-        match kind:
+    def _typed(self, schema: Schema, depth: int) -> Json:
+        match _kind(schema):
             case "string":
-                return self._string(schema)
+                return _string(schema, self._dice)
             case "integer":
-                return round(self._number(schema, step=1))
+                return round(_number(schema, self._dice, _INTEGER_STEP))
             case "number":
-                return self._number(schema, step=0)
+                return _number(schema, self._dice, _NUMBER_STEP)
             case "boolean":
                 return self._dice.below(2) == 1
-            case "null":
-                return None
             case "array":
                 return self._array(schema, depth)
-            case _:
-                return self._object(schema, depth)
+        return self._object(schema, depth) if _kind(schema) == "object" else None
 
-    def _string(self, schema: Mapping[str, object]) -> str:
-        form = schema.get("format")
-        if isinstance(form, str) and form in _FORMATS:
-            return _FORMATS[form]
-        text = " ".join(words(self._dice, 4))
-        least, most = _whole(schema.get("minLength"), 0), _whole(schema.get("maxLength"), len(text))
-        return text.ljust(least, "x")[: max(most, least)]
-
-    def _number(self, schema: Mapping[str, object], step: int) -> float:
-        multiple = _real(schema.get("multipleOf"), float(step))
-        least = _real(
-            schema.get("minimum"), _real(schema.get("exclusiveMinimum"), 0.0) if "maximum" not in schema else 0.0
-        )
-        if "exclusiveMinimum" in schema:
-            least = _real(schema["exclusiveMinimum"], least) + (multiple or 0.001)
-        most = _real(schema.get("maximum"), max(least, 0.0) + 100)
-        if "exclusiveMaximum" in schema:
-            most = _real(schema["exclusiveMaximum"], most) - (multiple or 0.001)
-        least = min(least, most) if "minimum" not in schema and "exclusiveMinimum" not in schema else least
-        if not multiple:
-            return round(least + self._dice.unit() * (most - least), 3) if most > least else least
-        first = -(-least // multiple)
-        return (first + self._dice.below(int(max(0, most // multiple - first)) + 1)) * multiple
-
-    def _array(self, schema: Mapping[str, object], depth: int) -> Json:
+    def _array(self, schema: Schema, depth: int) -> Json:
         least = _whole(schema.get("minItems"), 1)
         length = max(least, min(2, _whole(schema.get("maxItems"), 2)))
-        prefix = schema.get("prefixItems")
-        items: list[Json] = [self.make(part, depth + 1) for part in prefix] if isinstance(prefix, list) else []
-        while len(items) < length and schema.get("items") is not False:
-            items.append(self.make(schema.get("items", {"type": "string"}), depth + 1))
-        return items
+        made = [self.make(part, depth + 1) for part in _items(schema.get("prefixItems"))]
+        while len(made) < length and schema.get("items") is not False:
+            made.append(self.make(schema.get("items", {"type": "string"}), depth + 1))
+        return made
 
-    def _object(self, schema: Mapping[str, object], depth: int) -> Json:
+    def _object(self, schema: Schema, depth: int) -> Json:
         properties = _mapping(schema.get("properties"))
-        required = schema.get("required")
-        names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-        if depth < _MAX_DEPTH // 2:
+        names = [name for name in _items(schema.get("required")) if isinstance(name, str)]
+        if depth < _OPTIONAL_DEPTH:
             names += [name for name in properties if name not in names]
-        made: dict[str, Json] = {name: self.make(properties.get(name, {"type": "string"}), depth + 1) for name in names}
-        if made or "properties" in schema or depth:
-            return made
-        return {"answer": " ".join(words(self._dice, 8)), "score": self._dice.below(101)}
+        return {name: self.make(properties.get(name, {"type": "string"}), depth + 1) for name in names}
 
 
-def _merge(left: Mapping[str, object], right: Mapping[str, object]) -> dict[str, object]:
+def _kind(schema: Schema) -> object:
+    kind = schema.get("type", "object" if "properties" in schema or "required" in schema else "string")
+    return kind[0] if isinstance(kind, list) and kind else kind
+
+
+def _string(schema: Schema, dice: Dice) -> str:
+    form = schema.get("format")
+    if isinstance(form, str) and form in _FORMATS:
+        return _FORMATS[form]
+    text = " ".join(words(dice, 4))
+    least = _whole(schema.get("minLength"), 0)
+    return text.ljust(least, "x")[: max(least, _whole(schema.get("maxLength"), len(text)))]
+
+
+def _number(schema: Schema, dice: Dice, step: float) -> float:
+    step = _real(schema.get("multipleOf")) or step
+    least, most = (
+        _bound(schema, "minimum", "exclusiveMinimum", step),
+        _bound(schema, "maximum", "exclusiveMaximum", -step),
+    )
+    if least is None:
+        least = 0.0 if most is None else min(0.0, most)
+    if most is None:
+        most = least + _RANGE
+    first, last = math.ceil(least / step), math.floor(most / step)
+    if last < first:
+        return (least + most) / 2
+    return (first + dice.below(last - first + 1)) * step
+
+
+def _bound(schema: Schema, inclusive: str, exclusive: str, inwards: float) -> float | None:
+    beyond = _real(schema.get(exclusive))
+    return _real(schema.get(inclusive)) if beyond is None else beyond + inwards
+
+
+def _merge(left: Schema, right: Schema) -> dict[str, object]:
     merged = {**left, **right}
     if "properties" in left and "properties" in right:
         merged["properties"] = {**_mapping(left["properties"]), **_mapping(right["properties"])}
@@ -141,7 +147,7 @@ def _merge(left: Mapping[str, object], right: Mapping[str, object]) -> dict[str,
     return merged
 
 
-def _mapping(value: object) -> Mapping[str, object]:
+def _mapping(value: object) -> Schema:
     return value if isinstance(value, Mapping) else {}
 
 
@@ -149,22 +155,9 @@ def _items(value: object) -> Sequence[object]:
     return value if isinstance(value, list) else ()
 
 
-def _without(schema: Mapping[str, object], keyword: str) -> dict[str, object]:
-    return {key: value for key, value in schema.items() if key != keyword}
-
-
-def _json(value: object) -> Json:
-    if isinstance(value, list):
-        return [_json(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _json(item) for key, item in value.items()}
-    assert value is None or isinstance(value, bool | int | float | str)
-    return value
-
-
 def _whole(value: object, otherwise: int) -> int:
     return value if isinstance(value, int) else otherwise
 
 
-def _real(value: object, otherwise: float) -> float:
-    return float(value) if isinstance(value, int | float) else otherwise
+def _real(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -1,11 +1,11 @@
 """vLLM's metrics, under vLLM's names.
 
-Cells are plain numbers so that counting costs nothing on the hot path; prometheus_client only writes them out. Source of
-names and buckets: vLLM's "Production Metrics" documentation.
+Cells are plain numbers so that counting costs nothing on the hot path; prometheus_client only writes them out.
+Source of names and buckets: vLLM's "Production Metrics" documentation.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -62,61 +62,55 @@ class EngineMetrics:
         self.queue = Histogram(_REQUEST)
 
 
+_GAUGES: Final[Sequence[tuple[str, str, Callable[[EngineMetrics], int]]]] = (
+    ("num_requests_running", "Requests in model execution batches.", lambda engine: engine.running),
+    ("num_requests_waiting", "Requests waiting to be processed.", lambda engine: engine.waiting),
+)
+_COUNTERS: Final[Sequence[tuple[str, str, Callable[[EngineMetrics], int]]]] = (
+    ("prompt_tokens", "Prefill tokens processed.", lambda engine: engine.prompt_tokens),
+    ("prompt_tokens_cached", "Cached prompt tokens.", lambda engine: engine.cached_tokens),
+    ("generation_tokens", "Generation tokens processed.", lambda engine: engine.generation_tokens),
+    ("prefix_cache_queries", "Prefix cache queries, in queried tokens.", lambda engine: engine.cache.queries),
+    ("prefix_cache_hits", "Prefix cache hits, in cached tokens.", lambda engine: engine.cache.hits),
+)
+_HISTOGRAMS: Final[Sequence[tuple[str, str, Callable[[EngineMetrics], Histogram]]]] = (
+    ("time_to_first_token_seconds", "Time to first token.", lambda engine: engine.first_token),
+    ("inter_token_latency_seconds", "Inter-token latency.", lambda engine: engine.between_tokens),
+    ("e2e_request_latency_seconds", "End-to-end request latency.", lambda engine: engine.whole_request),
+    ("request_queue_time_seconds", "Time spent in the WAITING phase.", lambda engine: engine.queue),
+)
+
+
 class _Exposition(Collector):
     def __init__(self, engines: Mapping[str, EngineMetrics]) -> None:
         self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._gauges()
-        yield from self._counters()
-        yield from self._histograms()
-
-    def _gauges(self) -> Iterator[Metric]:
-        for name, help_text, attribute in (
-            ("num_requests_running", "Number of requests in model execution batches.", "running"),
-            ("num_requests_waiting", "Number of requests waiting to be processed.", "waiting"),
-        ):
-            family = GaugeMetricFamily(f"vllm:{name}", help_text, labels=_LABELS)
+        for name, help_text, read in _GAUGES:
+            gauge = GaugeMetricFamily(f"vllm:{name}", help_text, labels=_LABELS)
             for model, engine in self._engines.items():
-                family.add_metric((model, "0"), getattr(engine, attribute))
-            yield family
+                gauge.add_metric((model, "0"), read(engine))
+            yield gauge
+        for name, help_text, read in _COUNTERS:
+            counter = CounterMetricFamily(f"vllm:{name}", help_text, labels=_LABELS)
+            for model, engine in self._engines.items():
+                counter.add_metric((model, "0"), read(engine))
+            yield counter
+        yield self._finished()
+        for name, help_text, cells_of in _HISTOGRAMS:
+            histogram = HistogramMetricFamily(f"vllm:{name}", help_text, labels=_LABELS)
+            for model, engine in self._engines.items():
+                cells = cells_of(engine)
+                histogram.add_metric((model, "0"), buckets=cells.cumulated(), sum_value=cells.sum)
+            yield histogram
 
-    def _counters(self) -> Iterator[Metric]:
-        yield self._counter("prompt_tokens", "Number of prefill tokens processed.", "prompt_tokens")
-        yield self._counter("prompt_tokens_cached", "Number of cached prompt tokens.", "cached_tokens")
-        yield self._counter("generation_tokens", "Number of generation tokens processed.", "generation_tokens")
-        yield self._counter("prefix_cache_queries", "Prefix cache queries, in queried tokens.", "cache.queries")
-        yield self._counter("prefix_cache_hits", "Prefix cache hits, in cached tokens.", "cache.hits")
-        finished = CounterMetricFamily(
-            "vllm:request_success", "Count of finished requests.", labels=(*_LABELS, "finished_reason")
-        )
+    def _finished(self) -> Metric:
+        labels = (*_LABELS, "finished_reason")
+        family = CounterMetricFamily("vllm:request_success", "Count of finished requests.", labels=labels)
         for model, engine in self._engines.items():
             for reason, count in engine.finished.items():
-                finished.add_metric((model, "0", reason), count)
-        yield finished
-
-    def _counter(self, name: str, help_text: str, attribute: str) -> Metric:
-        family = CounterMetricFamily(f"vllm:{name}", help_text, labels=_LABELS)
-        for model, engine in self._engines.items():
-            source: object = engine
-            for part in attribute.split("."):
-                source = getattr(source, part)
-            assert isinstance(source, int)
-            family.add_metric((model, "0"), source)
+                family.add_metric((model, "0", reason), count)
         return family
-
-    def _histograms(self) -> Iterator[Metric]:
-        for name, help_text, attribute in (
-            ("time_to_first_token_seconds", "Time to first token in seconds.", "first_token"),
-            ("inter_token_latency_seconds", "Inter-token latency in seconds.", "between_tokens"),
-            ("e2e_request_latency_seconds", "End-to-end request latency in seconds.", "whole_request"),
-            ("request_queue_time_seconds", "Time spent in the WAITING phase.", "queue"),
-        ):
-            family = HistogramMetricFamily(f"vllm:{name}", help_text, labels=_LABELS)
-            for model, engine in self._engines.items():
-                cells: Histogram = getattr(engine, attribute)
-                family.add_metric((model, "0"), buckets=cells.cumulated(), sum_value=cells.sum)
-            yield family
 
 
 def exposition(engines: Mapping[str, EngineMetrics]) -> bytes:

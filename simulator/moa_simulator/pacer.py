@@ -33,6 +33,7 @@ class Pacer:
     def __init__(
         self,
         connection: Connection,
+        *,
         events: Iterator[Event],
         frame: Callable[[bytes], bytes],
         call: CallRecord,
@@ -49,7 +50,7 @@ class Pacer:
         self._pending: Event | None = None
         self._left: int | None = None
         self._timer: asyncio.Handle | None = None
-        self._done: asyncio.Future[None] | None = None
+        self._done: asyncio.Future[None] = self._loop.create_future()
 
     async def play(self, limit: int | None = None) -> None:
         """Sends so many events more, or all there are."""
@@ -63,7 +64,6 @@ class Pacer:
                 self._timer.cancel()
 
     def _tick(self) -> None:
-        assert self._done is not None
         if self._done.done():
             return
         horizon = self._loop.time() + _SLACK
@@ -79,7 +79,7 @@ class Pacer:
             due = self._start + event.step * self._interval
             if due > horizon:
                 self._pending = event
-                self._timer = self._loop.call_at(due, self._tick)
+                self._timer = self._loop.call_at(due, self._resume)
                 break
             self._pending = None
             if self._left is not None:

@@ -51,8 +51,8 @@ class PrefixCache:
     def admit(self, prompt: Sequence[str]) -> Prefill:
         """Looks a prompt up, then remembers its full blocks.
 
-        The prompt's last token is always computed afresh, because its output is the first new token; a prompt of exactly
-        `k` blocks therefore hits at most `k - 1`.
+        The prompt's last token is always computed afresh, because its output is the first new token; a prompt of
+        exactly `k` blocks therefore hits at most `k - 1`.
         """
         keys = list(_chain(_ROOT, prompt))
         cached = 0

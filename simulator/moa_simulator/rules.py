@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
@@ -11,6 +12,27 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+@dataclass(slots=True, frozen=True)
+class Facts:
+    """What rules look at.
+
+    Attributes:
+        path: The request's path.
+        body: Its raw body.
+        generates: Whether the path generates.
+        model: The model it names.
+        stream: Whether it wants a stream.
+        n: How many choices it wants.
+    """
+
+    path: str
+    body: bytes
+    generates: bool
+    model: str = ""
+    stream: bool = False
+    n: int = 1
+
+
 class Match(_Strict):
     """The calls that a rule is for; whatever is left out matches everything.
 
@@ -18,7 +40,7 @@ class Match(_Strict):
         model: The requested model's name.
         stream: Whether the call streams.
         contains: Text that occurs in the raw request body.
-        path: The request's path.
+        path: The request's path; left out, every path that generates.
         n_gt: The call asks for more than this many choices.
     """
 
@@ -28,14 +50,14 @@ class Match(_Strict):
     path: str | None = None
     n_gt: int | None = None
 
-    def accepts(self, *, model: str, stream: bool, body: bytes, path: str, n: int) -> bool:
+    def accepts(self, call: Facts) -> bool:
         """Says whether a call is one of them."""
         return (
-            self.model in (None, model)
-            and self.stream in (None, stream)
-            and self.path in (None, path)
-            and (self.n_gt is None or n > self.n_gt)
-            and (self.contains is None or self.contains.encode() in body)
+            self.model in (None, call.model)
+            and self.stream in (None, call.stream)
+            and (call.generates if self.path is None else self.path == call.path)
+            and (self.n_gt is None or call.n > self.n_gt)
+            and (self.contains is None or self.contains.encode() in call.body)
         )
 
 
@@ -240,11 +262,11 @@ class Rulebook:
         self._rules = tuple(Rule.model_validate(rule) for rule in rules)
         self._left = [rule.times for rule in self._rules]
 
-    def take(self, *, model: str, stream: bool, body: bytes, path: str, n: int) -> Action | None:
+    def take(self, call: Facts) -> Action | None:
         """Finds what happens to a call and uses the rule up by one."""
         for position, rule in enumerate(self._rules):
             left = self._left[position]
-            if left == 0 or not rule.match.accepts(model=model, stream=stream, body=body, path=path, n=n):
+            if left == 0 or not rule.match.accepts(call):
                 continue
             if left is not None:
                 self._left[position] = left - 1

@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -18,7 +18,7 @@ from moa_simulator.exchange import PLAIN, Exchange
 from moa_simulator.faults import strike_early, strikes_early
 from moa_simulator.metrics import exposition
 from moa_simulator.protocol.answer import encode_json
-from moa_simulator.protocol.errors import Refusal, error_body, overloaded, unknown_model
+from moa_simulator.protocol.errors import RefusalError, error_body, overloaded, unknown_model
 from moa_simulator.protocol.requests import (
     Asked,
     EmbeddingRequest,
@@ -28,18 +28,18 @@ from moa_simulator.protocol.requests import (
     parse,
     tokenize_decoder,
 )
-from moa_simulator.rules import Action, Rule, Rulebook
+from moa_simulator.rules import Action, Facts, Rule, Rulebook
 from moa_simulator.template import render
 from moa_simulator.tokens import token_ids, tokenize
-from moa_simulator.wire.connection import Connection, send
+from moa_simulator.wire.connection import Answering, Connection, Handler, send
 from moa_simulator.wire.request import Request
 
 VERSION: Final = "0.12.0"
 """The vLLM version that `/version` claims."""
 
 _Body = TypeVar("_Body", bound=Sampling | EmbeddingRequest)
-_Route = Callable[[Request, Connection], Coroutine[object, object, None] | None]
 _rules_adapter: TypeAdapter[list[Rule]] = TypeAdapter(list[Rule])
+_OWN_PATHS: Final = "/sim/"
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT_TYPE: Final = "text/plain; charset=utf-8"
 
@@ -65,10 +65,12 @@ class Simulator:
         self._created = int(time.time())
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
-        self._routes: dict[tuple[str, str], _Route] = {
+        self._generating: dict[tuple[str, str], Handler] = {
             ("POST", "/v1/chat/completions"): self._route(CHAT),
             ("POST", "/v1/completions"): self._route(COMPLETIONS),
             ("POST", "/v1/embeddings"): self._route(EMBEDDINGS),
+        }
+        self._plain: dict[tuple[str, str], Callable[[Request, Connection], None]] = {
             ("GET", "/v1/models"): self._models,
             ("POST", "/tokenize"): self._tokenize,
             ("GET", "/health"): self._healthy,
@@ -182,28 +184,35 @@ class Simulator:
 
     # Requests.
 
-    def _handle(self, request: Request, connection: Connection) -> Coroutine[object, object, None] | None:
+    def _handle(self, request: Request, connection: Connection) -> Answering:
         if self.config.api_key is not None and request.path.startswith("/v1") and not self._authorised(request):
             send(connection, 401, b'{"error":"Unauthorized"}')
             return None
-        route = self._routes.get((request.method, request.path))
-        if route is not None:
-            return route(request, connection)
-        known = any(path == request.path for _, path in self._routes)
-        status, detail = (405, b'{"detail":"Method Not Allowed"}') if known else (404, b'{"detail":"Not Found"}')
-        send(connection, status, detail)
+        target = (request.method, request.path)
+        if (generate := self._generating.get(target)) is not None:
+            return generate(request, connection)
+        if not request.path.startswith(_OWN_PATHS):
+            script = self._script(request, Asked(), generates=False)
+            if strikes_early(script):
+                return strike_early(connection, script)
+        if (show := self._plain.get(target)) is not None:
+            show(request, connection)
+        elif any(path == request.path for _, path in (*self._generating, *self._plain)):
+            send(connection, 405, b'{"detail":"Method Not Allowed"}')
+        else:
+            send(connection, 404, b'{"detail":"Not Found"}')
         return None
 
     def _authorised(self, request: Request) -> bool:
         expected = f"Bearer {self.config.api_key}".encode()
         return hmac.compare_digest(request.header(b"authorization"), expected)
 
-    def _route(self, endpoint: Endpoint[_Body]) -> _Route:
-        def generate(request: Request, connection: Connection) -> Coroutine[object, object, None] | None:
+    def _route(self, endpoint: Endpoint[_Body]) -> Handler:
+        def generate(request: Request, connection: Connection) -> Answering:
             call = self._books.open(request, connection.number, time.monotonic())
             try:
                 return self._generate(endpoint, request, connection, call)
-            except Refusal as refusal:
+            except RefusalError as refusal:
                 self._reject(connection, call, refusal)
                 return None
 
@@ -211,14 +220,14 @@ class Simulator:
 
     def _generate(
         self, endpoint: Endpoint[_Body], request: Request, connection: Connection, call: CallRecord
-    ) -> Coroutine[object, object, None] | None:
+    ) -> Answering:
         body = _read(endpoint, request.body)
-        asked = glance(request.body) if isinstance(body, Refusal) else _asked(body)
+        asked = glance(request.body) if isinstance(body, RefusalError) else _asked(body)
         call.model, call.stream, call.n = asked.model, asked.stream, asked.n
-        script = self._script(request, asked)
+        script = self._script(request, asked, generates=True)
         if strikes_early(script):
             return self._strike_early(connection, call, script)
-        if isinstance(body, Refusal):
+        if isinstance(body, RefusalError):
             raise body
         engine = self._engines.get(body.model)
         if engine is None:
@@ -227,22 +236,20 @@ class Simulator:
             raise overloaded(engine.waiting)
         answer = endpoint.answer(engine.config, body, self._answer_id(endpoint, request), script)
         call.prompt_tokens = answer.generation.prompt_tokens
-        exchange = Exchange(connection, engine, self._books, call, answer, script)
+        exchange = Exchange(connection, engine=engine, books=self._books, call=call, answer=answer, script=script)
         return None if exchange.run_now() else exchange.run()
 
-    def _script(self, request: Request, asked: Asked) -> Action:
+    def _script(self, request: Request, asked: Asked, *, generates: bool) -> Action:
         if not self._rulebook:
             return PLAIN
-        action = self._rulebook.take(
-            model=asked.model, stream=asked.stream, body=request.body, path=request.path, n=asked.n
-        )
-        return action or PLAIN
+        facts = Facts(request.path, request.body, generates, asked.model, asked.stream, asked.n)
+        return self._rulebook.take(facts) or PLAIN
 
     def _answer_id(self, endpoint: Endpoint[_Body], request: Request) -> str:
         given = request.header(b"x-request-id")
         return endpoint.id_prefix + (given.decode("latin-1") or f"{self._created:016x}{next(self._serial):016x}")
 
-    def _reject(self, connection: Connection, call: CallRecord, refusal: Refusal) -> None:
+    def _reject(self, connection: Connection, call: CallRecord, refusal: RefusalError) -> None:
         send(connection, refusal.status, refusal.body())
         call.status, call.outcome = refusal.status, "rejected"
         self._books.close(call, time.monotonic())
@@ -250,7 +257,7 @@ class Simulator:
     async def _strike_early(self, connection: Connection, call: CallRecord, script: Action) -> None:
         call.outcome = "cancelled"
         try:
-            await strike_early(connection, call, script)
+            call.status = await strike_early(connection, script)
             call.outcome = f"fault:{script.fault}"
         finally:
             self._books.close(call, time.monotonic())
@@ -278,7 +285,7 @@ class Simulator:
             engine = self._engines.get(body.model) if body.model else next(iter(self._engines.values()))
             if engine is None:
                 raise unknown_model(body.model)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             send(connection, refusal.status, refusal.body())
             return
         tokens = _tokens_of(body, engine)
@@ -315,7 +322,8 @@ class Simulator:
         try:
             self._rulebook.replace(_rules_adapter.validate_json(request.body))
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+            places = (".".join(map(str, ("rules", *problem["loc"]))) for problem in error.errors())
+            problems = [f"{place}: {problem['msg']}" for place, problem in zip(places, error.errors(), strict=True)]
             send(connection, 400, error_body(400, "; ".join(problems), "BadRequestError"))
             return
         self._show_rules(request, connection)
@@ -325,10 +333,10 @@ class Simulator:
         send(connection, 200, b"", _TEXT_TYPE)
 
 
-def _read(endpoint: Endpoint[_Body], raw: bytes) -> _Body | Refusal:
+def _read(endpoint: Endpoint[_Body], raw: bytes) -> _Body | RefusalError:
     try:
         return parse(endpoint.decoder, raw)
-    except Refusal as refusal:
+    except RefusalError as refusal:
         return refusal
 
 

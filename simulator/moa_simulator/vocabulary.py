@@ -5,17 +5,18 @@ from typing import Final
 
 from moa_simulator.dice import Dice
 
-_WORDS: Final = (
-    "the of and to in a is that for it as was with be by on not he this are or his from at which but have an had they you "
-    "were their one all we can her has there been if more when will would who so no out up into than them only time new "
-    "some could these two may first then do any like my now over such our man me even most made after also well must "
-    "before back much where your way down should because each just those people how too little state good very make "
-    "world still see own men work long here get both between life being under never day same another know while last "
-    "might us great old year off come since against go came right used take three water light heat energy model answer "
-    "reason question system number result measure signal pattern river mountain city market history science theory "
-    "method evidence balance effect source figure sample cluster network memory surface weather season harvest engine "
-    "bridge planet ocean forest library letter language music theatre painter doctor lawyer farmer teacher student"
-).split()
+_TEXT: Final = """
+the of and to in a is that for it as was with be by on not he this are or his from at which but have an had they you
+were their one all we can her has there been if more when will would who so no out up into than them only time new
+some could these two may first then do any like my now over such our man me even most made after also well must
+before back much where your way down should because each just those people how too little state good very make world
+still see own men work long here get both between life being under never day same another know while last might us
+great old year off come since against go came right used take three water light heat energy model answer reason
+question system number result measure signal pattern river mountain city market history science theory method
+evidence balance effect source figure sample cluster network memory surface weather season harvest engine bridge
+planet ocean forest library letter language music theatre painter doctor lawyer farmer teacher student
+"""
+_WORDS: Final = tuple(_TEXT.split())
 _POOL_SIZE: Final = 1 << 16
 
 
@@ -25,10 +26,11 @@ def _pool() -> list[str]:
     dice = Dice(20_240_607)
     pool: list[str] = []
     while len(pool) < _POOL_SIZE:
-        sentence = [f" {dice.pick(_WORDS)}" for _ in range(5 + dice.below(12))]
-        if len(sentence) > 9:
-            sentence.insert(5, ",")
-        pool += [f" {sentence[0][1:].capitalize()}", *sentence[1:], "."]
+        opening, *others = words(dice, 5 + dice.below(12))
+        middle = [f" {word}" for word in others]
+        if dice.below(3) == 0:
+            middle.insert(3, ",")
+        pool += (f" {opening.capitalize()}", *middle, ".")
     return pool[:_POOL_SIZE]
 
 

@@ -3,7 +3,7 @@
 import msgspec
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A request that is answered with an error.
 
     Args:
@@ -30,46 +30,46 @@ def error_body(status: int, message: str, kind: str, param: str | None = None) -
     return msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": status}})
 
 
-def unknown_model(model: str) -> Refusal:
+def unknown_model(model: str) -> RefusalError:
     """The model is not served here."""
-    return Refusal(404, f"The model `{model}` does not exist.", "NotFoundError", "model")
+    return RefusalError(404, f"The model `{model}` does not exist.", "NotFoundError", "model")
 
 
-def context_overflow(limit: int, prompt: int, output: int) -> Refusal:
+def context_overflow(limit: int, prompt: int, output: int) -> RefusalError:
     """Prompt and answer together exceed the model's length."""
-    return Refusal(
+    return RefusalError(
         400,
-        f"This model's maximum context length is {limit} tokens. However, you requested {output} output tokens and your "
-        f"prompt contains {prompt} input tokens, for a total of {prompt + output} tokens. Please reduce the length of the "
-        "input prompt or the number of requested output tokens.",
+        f"This model's maximum context length is {limit} tokens. However, you requested {output} output tokens and "
+        f"your prompt contains {prompt} input tokens, for a total of {prompt + output} tokens. Please reduce the "
+        "length of the input prompt or the number of requested output tokens.",
         param="input_tokens",
     )
 
 
-def no_images(model: str) -> Refusal:
+def no_images(model: str) -> RefusalError:
     """The model reads text only."""
-    return Refusal(400, f"{model} is not a multimodal model")
+    return RefusalError(400, f"{model} is not a multimodal model")
 
 
-def no_tools(choice: str) -> Refusal:
+def no_tools(choice: str) -> RefusalError:
     """The server was started without a tool-call parser."""
-    return Refusal(
+    return RefusalError(
         400,
         f'"{choice}" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
         param="tool_choice",
     )
 
 
-def one_choice_only() -> Refusal:
+def one_choice_only() -> RefusalError:
     """The server gives one choice (llama.cpp's words: vLLM itself never refuses)."""
-    return Refusal(400, "Only one completion choice is allowed", "invalid_request_error", "n")
+    return RefusalError(400, "Only one completion choice is allowed", "invalid_request_error", "n")
 
 
-def no_structured_output() -> Refusal:
+def no_structured_output() -> RefusalError:
     """The server has no grammar back end."""
-    return Refusal(400, "Structured outputs are not supported by this model", param="response_format")
+    return RefusalError(400, "Structured outputs are not supported by this model", param="response_format")
 
 
-def overloaded(waiting: int) -> Refusal:
+def overloaded(waiting: int) -> RefusalError:
     """The waiting queue is full (the simulator's own: vLLM's has no bound)."""
-    return Refusal(503, f"The server is overloaded: {waiting} requests are waiting", "ServiceUnavailableError")
+    return RefusalError(503, f"The server is overloaded: {waiting} requests are waiting", "ServiceUnavailableError")

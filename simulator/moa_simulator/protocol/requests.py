@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from moa_simulator.protocol.errors import Refusal
+from moa_simulator.protocol.errors import RefusalError
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -241,9 +241,9 @@ def parse(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
     """Reads a body.
 
     Raises:
-        Refusal: It is not JSON, or not of the decoder's type.
+        RefusalError: It is not JSON, or not of the decoder's type.
     """
     try:
         return decoder.decode(body)
     except msgspec.MsgspecError as error:
-        raise Refusal(400, str(error), "Bad Request") from None
+        raise RefusalError(400, str(error), "Bad Request") from None

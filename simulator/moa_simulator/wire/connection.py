@@ -1,7 +1,7 @@
 """One client connection: requests in, bytes out, and word of the client's leaving.
 
-An asyncio protocol rather than a server framework: faults need the bare connection (half a head, a reset, a body shorter
-than promised), and load tests need a server cheaper than what they measure.
+An asyncio protocol rather than a server framework: faults need the bare connection (half a head, a reset, a body
+shorter than promised), and load tests need a server cheaper than what they measure.
 """
 
 import asyncio
@@ -10,14 +10,17 @@ import struct
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 import httptools
 
 from moa_simulator.wire.request import Request
 
-Handler = Callable[[Request, "Connection"], Coroutine[object, object, None] | None]
-"""Answers a request: at once, or with a coroutine that is cancelled when the client leaves."""
+Answering = Coroutine[object, object, object] | None
+"""What is left to do for a request; None when it has been answered. Cancelled when the client leaves."""
+
+Handler = Callable[[Request, "Connection"], Answering]
+"""Answers a request, or begins to."""
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
@@ -68,19 +71,18 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Request] = deque()
         self._busy = False
         self._keep_alive = True
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[object] | None = None
         self._drained: asyncio.Future[None] | None = None
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._open_connections.add(self)
         self.idle_since = self._loop.time()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Cancels what was being answered."""
         self._open_connections.discard(self)
         self._transport = None
@@ -205,7 +207,7 @@ class Connection(asyncio.Protocol):
         self._task = self._loop.create_task(coroutine)
         self._task.add_done_callback(self._answered)
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
+    def _answered(self, task: asyncio.Task[object]) -> None:
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             self.reset()
