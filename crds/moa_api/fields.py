@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
 from typing import Annotated, Final
 
 from pydantic import (
@@ -20,6 +21,8 @@ from pydantic import (
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from moa_api.wording import kind
 
 JSONObject = dict[str, JsonValue]
 
@@ -252,17 +255,41 @@ _INT64: Final = 2**63
 
 
 def _json_fault(value: object, levels: int) -> str | None:
-    """Says why a value could not be sent as JSON, or None where it can be."""
-    if isinstance(value, dict | list):
-        if levels == 0:
-            return f"nested deeper than {_PARAMETERS_DEPTH} levels; write a flatter object"
-        children = value.values() if isinstance(value, dict) else value
-        return next((fault for child in children if (fault := _json_fault(child, levels - 1))), None)
-    if isinstance(value, float) and not math.isfinite(value):
-        return "holds a number that JSON cannot write; write a finite one"
-    if isinstance(value, int) and abs(value) >= _INT64:
-        return "holds a whole number beyond 64 bits; write it as text"
-    return None
+    """Says why a value could not be sent as JSON, or returns None where it can be."""
+    if not isinstance(value, dict | list):
+        return _scalar_fault(value)
+    if levels == 0:
+        return f"nested deeper than {_PARAMETERS_DEPTH} levels; write a flatter object"
+    children = value.values() if isinstance(value, dict) else value
+    names = value.keys() if isinstance(value, dict) else ()
+    faults = chain(map(_name_fault, names), (_json_fault(child, levels - 1) for child in children))
+    return next((fault for fault in faults if fault), None)
+
+
+def _scalar_fault(value: object) -> str | None:
+    match value:
+        case float() if not math.isfinite(value):
+            return "holds a number that JSON cannot write; write a finite one"
+        case int() if abs(value) >= _INT64:
+            return "holds a whole number beyond 64 bits; write it as text"
+        case str() if not _is_unicode(value):
+            return "holds text that is not valid Unicode; write it anew"
+        case str() | int() | float() | None:
+            return None
+        case _:
+            return f"holds {kind(value)}; put it in quotes"
+
+
+def _name_fault(name: object) -> str | None:
+    return (
+        None
+        if isinstance(name, str) and _is_unicode(name)
+        else "holds a field whose name is not text; put it in quotes"
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _check_parameters(value: object) -> object:

@@ -192,7 +192,7 @@ class Upstream(Section):
     )
 
     name: Label
-    """Name of the upstream within the profile; members, aggregator, metrics and traces refer to it."""
+    """Name of the upstream within the profile; others refer to it."""
 
     service: ServiceRef | None = None
     """The Service that serves the model. Exactly one of `service` and `url`."""
@@ -360,6 +360,14 @@ class Aggregator(Section):
                 "!has(self.upstream) || !has(self.fallbackUpstreams) || !(self.upstream in self.fallbackUpstreams)",
                 "fallbackUpstreams lists the aggregator's own upstream; remove it there",
             ),
+            (
+                # No list of type `set`: order matters here, and a merge of two appliers' sets does not keep it.
+                (
+                    "!has(self.fallbackUpstreams)"
+                    " || self.fallbackUpstreams.all(f, self.fallbackUpstreams.exists_one(o, o == f))"
+                ),
+                "fallbackUpstreams lists an upstream twice; write each once",
+            ),
         )
     )
 
@@ -370,7 +378,7 @@ class Aggregator(Section):
     """Name of the upstream that writes the answer. Required for Synthesize; with First it answers when the panel
     cannot."""
 
-    fallback_upstreams: tuple[Label, ...] = Field(default=(), strict=False, max_length=8, json_schema_extra=SET)
+    fallback_upstreams: tuple[Label, ...] = Field(default=(), strict=False, max_length=8)
     """Names of upstreams to try in order when the aggregator fails before its first token."""
 
     temperature: float = Field(default=0.3, ge=0, le=2)
@@ -632,7 +640,7 @@ class MoAProfile(Section):
     """Mixture-of-Agents fusion: a panel of models behind one OpenAI-compatible endpoint."""
 
     api_version: Literal["moa-operator.io/v1alpha1"]
-    """Version of the schema this document follows."""
+    """Always moa-operator.io/v1alpha1, the version of the schema this document follows."""
 
     kind: Literal["MoAProfile"]
     """Always MoAProfile."""

@@ -150,7 +150,7 @@ def _as_said(fault: _Fault) -> str:
 
 
 def _missing(fault: _Fault) -> str:
-    sentence = (fault.field.description or "").split(".")[0]
+    sentence = (fault.field.description or "").split(". ")[0].rstrip(".")
     return f"required ({sentence[:1].lower()}{sentence[1:]})"
 
 
@@ -181,12 +181,16 @@ def _pattern(fault: _Fault) -> str:
 
 def _bounds(fault: _Fault) -> str:
     words = {"ge": "{} at least", "le": "{} at most", "gt": "more than {}"}
-    bound = next(text.format(fault.context[key]) for key, text in words.items() if key in fault.context)
+    bound = next(text.format(_number(fault.context[key])) for key, text in words.items() if key in fault.context)
     return f"{shown(fault.value)} is out of bounds; write {bound}"
 
 
-def _empty_text(_fault: _Fault) -> str:
-    return "empty; write some text, or leave the field out if it is optional"
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _empty_text(fault: _Fault) -> str:
+    return "empty; write some text" if fault.field.is_required() else "empty; write some text, or leave the field out"
 
 
 def _long_text(fault: _Fault) -> str:

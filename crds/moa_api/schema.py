@@ -26,7 +26,7 @@ VERSION: Final = "v1alpha1"
 PLURAL: Final = "moaprofiles"
 
 _HEADER: Final = "# Generated from crds/moa_api/models.py by `make crds`; change the models, not this file.\n"
-_UNKNOWN_TO_KUBERNETES: Final = frozenset({"title", "additionalProperties", "$defs", "const"})
+_UNKNOWN_TO_KUBERNETES: Final = frozenset({"title", "additionalProperties", "$defs"})
 _NAME_RULE: Final = (
     "self.metadata.name.size() <= 59 && !self.metadata.name.contains('.')",
     'metadata.name must be 59 characters at most and without "." (the children\'s names add "-moa")',
@@ -63,8 +63,6 @@ def _translate(schema: Mapping[str, JsonValue], definitions: Mapping[str, JSONOb
             result[key] = _one_line(str(value))
         elif key not in _UNKNOWN_TO_KUBERNETES and not _is_empty_default(key, value):
             result[key] = value
-    if isinstance(schema.get("const"), str):
-        result["enum"] = [schema["const"]]
     return {key: result[key] for key in ("type", "description") if key in result} | result
 
 
@@ -102,6 +100,10 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s+", " ", text.replace("``", "")).strip()
 
 
+def _described(model: type[BaseModel], attribute: str) -> str:
+    return _one_line(model.model_fields[attribute].description or "")
+
+
 def _column(name: str, path: str, kind: str, description: str, *, wide: bool = False) -> JSONObject:
     column: JSONObject = {"name": name, "type": kind, "jsonPath": path, "description": description}
     return column | {"priority": 1} if wide else column
@@ -132,8 +134,8 @@ def custom_resource_definition() -> JSONObject:
         "description": _one_line(MoAProfile.__doc__ or ""),
         "required": ["metadata", "spec"],
         "properties": {
-            "apiVersion": {"type": "string", "description": "Version of the schema this document follows."},
-            "kind": {"type": "string", "description": "Always MoAProfile."},
+            "apiVersion": {"type": "string", "description": _described(MoAProfile, "api_version")},
+            "kind": {"type": "string", "description": _described(MoAProfile, "kind")},
             "metadata": {"type": "object"},
             "spec": structural(MoAProfileSpec),
             "status": structural(MoAProfileStatus),

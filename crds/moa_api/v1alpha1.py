@@ -125,9 +125,9 @@ def load_profile(document: object) -> MoAProfile:
         ProfileError: The document is no valid profile; it lists every problem, of shape and across fields.
     """
     profile, misshapen = read(MoAProfile, document)
-    problems = [*misshapen, *rules.check(profile)]
+    problems = dict.fromkeys(str(problem) for problem in [*misshapen, *rules.check(profile)])
     if problems:
-        raise ProfileError([str(problem) for problem in problems])
+        raise ProfileError(list(problems))
     return profile
 
 

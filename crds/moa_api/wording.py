@@ -9,11 +9,12 @@ _SHOWN_LENGTH: Final = 48
 _SHOWN_INTEGER: Final = 10**18
 _SECRET: Final = re.compile(
     r"""
-    ^(sk|pk|rk|ak|hf|ghp|gho|ghs|ghu|glpat|xox[a-z]|nvapi|gsk|pat|key|token|bearer|basic)[-_ ]  # issuers' prefixes
-    | ^(AKIA|AIza|eyJ)                                                                # cloud keys, JSON web tokens
-    | ://[^/]*@                                                                       # credentials within a URL
-    | -----BEGIN
-    | (?=[A-Za-z0-9+/=_]*[0-9])(?=[A-Za-z0-9+/=_]*[A-Za-z])[A-Za-z0-9+/=_]{24,}       # long random words
+    ^(sk|pk|hf|gh[opsu]|glpat|xox[a-z]|nvapi|gsk)[-_]           # issuers' prefixes
+    | ^(bearer|basic)\s                                         # the value of an Authorization header
+    | ^(AKIA|AIza|eyJ)                                          # cloud keys, JSON web tokens
+    | ://[^/]*@                                                 # credentials within a URL
+    | [0-9a-f]{8}-[0-9a-f]{4}-                                  # UUIDs
+    | (?=[a-z0-9+/=_]*[0-9])(?=[a-z0-9+/=_]*[a-z])[a-z0-9+/=_]{24,}  # long random words
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -64,11 +65,11 @@ def nearest(written: str, known: Iterable[str]) -> str | None:
 
 
 def suggestion(written: str, known: Iterable[str]) -> str:
-    """Returns ``did you mean "…"?`` for the nearest known name, else all that are known."""
+    """Returns ``did you mean "…"?`` for the nearest known name, else says which are known."""
     names = list(known)
     if near := nearest(written, names):
         return f"did you mean {shown(near)}?"
-    return f"write one of {', '.join(shown(name) for name in names)}"
+    return f"write one of {', '.join(shown(name) for name in names)}" if names else "there is none"
 
 
 def path_of(steps: Iterable[int | str]) -> str:
