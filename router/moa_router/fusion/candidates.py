@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
+_CUT = "\n[cut]"
 
 #: Bytes of English text one token stands for, on the careful side: budgets in tokens become budgets in bytes by it.
 BYTES_PER_TOKEN = 3
@@ -71,16 +72,20 @@ def _describe(call: Mapping[str, object]) -> str:
 def cap(text: str, max_bytes: int) -> str:
     """The longest head of `text` within `max_bytes` of UTF-8 that ends with a whole line, else with a whole word.
 
-    A cut is marked, so that the reader does not take it for the author's end.
+    A cut is marked within the limit, so that the reader does not take it for the author's end; empty where not even
+    the mark has room.
     """
     encoded = text.encode()
     if len(encoded) <= max_bytes:
         return text
-    head = encoded[:max_bytes].decode(errors="ignore")
+    room = max_bytes - len(_CUT)
+    if room < 0:
+        return ""
+    head = encoded[:room].decode(errors="ignore")
     cut = max(head.rfind("\n"), 0)
     if cut < len(head) // 2:
         cut = max(head.rfind(" "), cut) or len(head)
-    return head[:cut].rstrip() + "\n[cut]"
+    return head[:cut].rstrip() + _CUT
 
 
 def budgets(sizes: Sequence[int], total: int) -> list[int]:

@@ -54,7 +54,8 @@ def check_template(template: str) -> None:
     """Refuse a template that could not be rendered later.
 
     Raises:
-        TemplateError: unbalanced braces, a variable that does not exist, or no `{candidates}`.
+        TemplateError: unbalanced braces, a variable that does not exist or is formatted as it cannot be, or no
+            `{candidates}`.
     """
     try:
         names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
@@ -66,6 +67,10 @@ def check_template(template: str) -> None:
             raise TemplateError(f'unknown variable "{{{name}}}"; known are {known}; write literal braces twice')
     if "candidates" not in names:
         raise TemplateError("{candidates} is missing: the aggregator would not see what the panel wrote")
+    try:
+        template.format(candidates="", count=1)
+    except (ValueError, LookupError) as error:
+        raise TemplateError(f"it cannot be filled in: {error}; write {{candidates}} and {{count}} plainly") from None
 
 
 def sources(items: Sequence[Source], nonce: str | None) -> str:
