@@ -62,7 +62,8 @@ class Choice:
     @property
     def tokens(self) -> int:
         """How many tokens it has."""
-        return len(self.content) + len(self.reasoning) + sum(call.tokens for call in self.calls)
+        called = sum(call.tokens for call in self.calls) if self.calls else 0
+        return len(self.content) + len(self.reasoning) + called
 
     def output(self) -> list[str]:
         """Gives the tokens of reasoning and text in a row, as the key-value cache holds them."""

@@ -5,7 +5,7 @@ Source: vLLM's design document "Automatic Prefix Caching". A block's key covers 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +27,10 @@ class Prefill:
 
     cached: int
     tip: int
-    rest: Sequence[str]
+    rest: tuple[str, ...]
+
+
+_NOTHING: Final = Prefill(0, _ROOT, ())
 
 
 class PrefixCache:
@@ -54,20 +57,25 @@ class PrefixCache:
         The prompt's last token is always computed afresh, because its output is the first new token; a prompt of
         exactly `k` blocks therefore hits at most `k - 1`.
         """
-        keys = list(_chain(_ROOT, prompt))
+        self.queries += len(prompt)
+        if not self._capacity:
+            return _NOTHING
+        tokens = tuple(prompt)
+        keys = _chain(_ROOT, tokens)
         cached = 0
-        for key in keys[: (len(prompt) - 1) // BLOCK_SIZE]:
+        for key in keys[: (len(tokens) - 1) // BLOCK_SIZE]:
             if key not in self._blocks:
                 break
             cached += BLOCK_SIZE
         self._remember(keys)
-        self.queries += len(prompt)
         self.hits += cached
-        return Prefill(cached, keys[-1] if keys else _ROOT, prompt[len(keys) * BLOCK_SIZE :])
+        return Prefill(cached, keys[-1] if keys else _ROOT, tokens[len(keys) * BLOCK_SIZE :])
 
     def extend(self, prefill: Prefill, output: Sequence[str]) -> None:
         """Remembers the blocks that an answer completed, so that the conversation's next turn finds them."""
-        self._remember(list(_chain(prefill.tip, [*prefill.rest, *output])))
+        if not self._capacity:
+            return
+        self._remember(_chain(prefill.tip, (*prefill.rest, *output)))
 
     def clear(self) -> None:
         """Forgets every block and both counters."""
@@ -83,7 +91,10 @@ class PrefixCache:
             blocks.popitem(last=False)
 
 
-def _chain(key: int, tokens: Sequence[str]) -> Iterator[int]:
+def _chain(key: int, tokens: tuple[str, ...]) -> list[int]:
+    """Keys of all full blocks, each over what came before it."""
+    keys = []
     for end in range(BLOCK_SIZE, len(tokens) + 1, BLOCK_SIZE):
-        key = hash((key, *tokens[end - BLOCK_SIZE : end]))
-        yield key
+        key = hash((key, tokens[end - BLOCK_SIZE : end]))
+        keys.append(key)
+    return keys

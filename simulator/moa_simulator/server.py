@@ -10,6 +10,7 @@ from typing import Final, Self, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from moa_simulator import vocabulary
 from moa_simulator.api import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from moa_simulator.books import Books, CallRecord, Totals
 from moa_simulator.config import SimulatorConfig
@@ -154,6 +155,7 @@ class Simulator:
 
     async def start(self) -> None:
         """Begins to listen."""
+        vocabulary.prepare()
         numbers = count(1)
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Connection(next(numbers), self._handle, self._connections, self.config.max_body),

@@ -17,7 +17,7 @@ evidence balance effect source figure sample cluster network memory surface weat
 planet ocean forest library letter language music theatre painter doctor lawyer farmer teacher student
 """
 _WORDS: Final = tuple(_TEXT.split())
-_POOL_SIZE: Final = 1 << 16
+_POOL_SIZE: Final = 1 << 15
 
 
 @cache
@@ -32,6 +32,11 @@ def _pool() -> list[str]:
             middle.insert(3, ",")
         pool += (f" {opening.capitalize()}", *middle, ".")
     return pool[:_POOL_SIZE]
+
+
+def prepare() -> None:
+    """Writes the pool ahead of the first answer, which would otherwise wait tens of milliseconds for it."""
+    _pool()
 
 
 def prose(dice: Dice, length: int) -> list[str]:

@@ -62,12 +62,15 @@ class Generation:
 
     def __post_init__(self) -> None:
         self.prompt_tokens = sum(map(len, self.prompts))
-        self.completion_tokens = sum(choice.tokens for choice in self.choices)
-        self.reasoning_tokens = sum(len(choice.reasoning) for choice in self.choices)
-        self.steps = max((choice.tokens for choice in self.choices), default=0)
+        lengths = [choice.tokens for choice in self.choices]
+        self.completion_tokens = sum(lengths)
+        self.reasoning_tokens = sum([len(choice.reasoning) for choice in self.choices])
+        self.steps = max(lengths, default=0)
 
     def produced(self, steps: int) -> tuple[int, int]:
         """Tells how many tokens, and how many of reasoning, so many decoding steps produce."""
+        if steps >= self.steps:
+            return self.completion_tokens, self.reasoning_tokens
         return (
             sum(min(steps, choice.tokens) for choice in self.choices),
             sum(min(steps, len(choice.reasoning)) for choice in self.choices),

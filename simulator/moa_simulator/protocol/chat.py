@@ -1,27 +1,12 @@
 """`/v1/chat/completions`: the exact bytes of vLLM's answers, and of llama.cpp's chunks."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from functools import cached_property
 
 from moa_simulator.dice import Dice
 from moa_simulator.generate import Choice, PlannedCall
 from moa_simulator.protocol.answer import FINGERPRINT, Answer, Event, Generation, encode_json
 from moa_simulator.protocol.requests import ChatRequest
-
-
-class ChunkShape(Protocol):
-    """How one server writes its chunks; constant parts are encoded once a generation."""
-
-    first_delta: bytes
-
-    def chunk(self, index: int, delta: bytes, logprobs: bytes, usage: bytes) -> bytes:
-        """Writes a chunk of a running choice."""
-
-    def last_chunk(self, index: int, delta: bytes, choice: Choice, logprobs: bytes, usage: bytes) -> bytes:
-        """Writes a choice's last chunk."""
-
-    def usage_chunk(self, usage: bytes) -> bytes:
-        """Writes the chunk without choices."""
 
 
 class VllmChunks:
@@ -130,8 +115,6 @@ class ChatAnswer(Answer):
         self._alternatives = request.top_logprobs or 0
         self._show_reasoning = request.include_reasoning
         self._reasoning_field = generation.model.reasoning_field
-        shape = VllmChunks if generation.model.chunks == "vllm" else LlamaCppChunks
-        self._shape = shape(generation)
 
     def body(self) -> bytes:
         """Gives the unstreamed answer (source: `ChatCompletionResponse`, which serialises its unset fields)."""
@@ -149,6 +132,12 @@ class ChatAnswer(Answer):
             answer["usage"] = generation.usage()
         answer |= {"prompt_logprobs": None, "prompt_token_ids": None, "kv_transfer_params": None}
         return encode_json(answer)
+
+    @cached_property
+    def _shape(self) -> VllmChunks | LlamaCppChunks:
+        return (
+            VllmChunks(self.generation) if self.generation.model.chunks == "vllm" else LlamaCppChunks(self.generation)
+        )
 
     def _choice(self, choice: Choice) -> dict[str, object]:
         message: dict[str, object] = {

@@ -9,6 +9,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -33,6 +34,11 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
     return f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\nserver: uvicorn\r\n{lines}\r\n".encode("latin-1")
 
 
+@lru_cache(maxsize=64)
+def _opening(status: int, content_type: str) -> bytes:
+    return head(status, {"content-type": content_type.replace("%", "%%"), "content-length": "%d"})
+
+
 def send(
     connection: "Connection",
     status: int,
@@ -41,8 +47,11 @@ def send(
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """Sends a whole response."""
-    lines = {"content-type": content_type, "content-length": str(len(body)), **(headers or {})}
-    connection.write(head(status, lines) + body)
+    if headers:
+        opening = head(status, {"content-type": content_type, "content-length": str(len(body)), **headers})
+    else:
+        opening = _opening(status, content_type) % len(body)
+    connection.write(opening + body)
 
 
 class Connection(asyncio.Protocol):
