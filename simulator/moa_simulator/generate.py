@@ -13,6 +13,7 @@ import msgspec
 from moa_simulator.config import ModelConfig
 from moa_simulator.dice import Dice
 from moa_simulator.instances import instance
+from moa_simulator.protocol.errors import RefusalError
 from moa_simulator.protocol.requests import ChatRequest, NamedTool, Sampling, Tool
 from moa_simulator.rules import Action, Reply
 from moa_simulator.template import text_of
@@ -99,6 +100,9 @@ def plan_chat(
         prompt: The rendered prompt.
         limit: The most tokens a choice may have.
         script: What a rule has to say about it.
+
+    Raises:
+        RefusalError: A schema given as text is not JSON.
     """
     choices: list[Choice] = []
     called = _tools_to_call(request)
@@ -201,7 +205,7 @@ def _stop(choice: Choice, stops: Sequence[str]) -> None:
 def _schema_wanted(request: ChatRequest) -> object | None:
     guided = request.guided_json or (request.structured_outputs and request.structured_outputs.json)
     if guided:
-        return msgspec.json.decode(guided) if isinstance(guided, str) else guided
+        return _schema_in(guided) if isinstance(guided, str) else guided
     form = request.response_format
     if form is not None and form.type == "json_schema" and form.json_schema is not None:
         return form.json_schema.schema or {}
@@ -209,6 +213,13 @@ def _schema_wanted(request: ChatRequest) -> object | None:
         request.structured_outputs is not None and request.structured_outputs.json_object
     )
     return {} if asked else None
+
+
+def _schema_in(text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError as error:
+        raise RefusalError(400, f"the schema is not JSON: {error}", param="structured_outputs") from None
 
 
 def _tools_to_call(request: ChatRequest) -> list[Tool]:

@@ -257,11 +257,12 @@ class Simulator:
         self._books.close(call, time.monotonic())
 
     async def _strike_early(self, connection: Connection, call: CallRecord, script: Action) -> None:
-        call.outcome = "cancelled"
+        outcome = "cancelled"
         try:
             call.status = await strike_early(connection, script)
-            call.outcome = f"fault:{script.fault}"
+            outcome = f"fault:{script.fault}"
         finally:
+            call.outcome = outcome
             self._books.close(call, time.monotonic())
 
     # The rest of vLLM's paths.

@@ -202,7 +202,11 @@ async def test_json_object_and_json_schema(serve: Serve) -> None:
         "additionalProperties": False,
     }
     form = {"type": "json_schema", "json_schema": {"name": "weather", "schema": schema}}
-    for asked in ({"response_format": form}, {"guided_json": schema}, {"structured_outputs": {"json": schema}}):
+    for asked in (
+        {"response_format": form},
+        {"guided_json": schema},
+        {"structured_outputs": {"json": json.dumps(schema)}},
+    ):
         jsonschema.validate(json.loads(text_of(await client.chat("x", **asked))), schema)
 
 
@@ -324,6 +328,12 @@ async def test_context_overflow_in_vllms_words(serve: Serve) -> None:
         ({}, {"n": 0}, 400, "Expected `int` >= 1 - at `$.n`"),
         ({}, {"temperature": "hot"}, 400, "Expected `float | null`, got `str` - at `$.temperature`"),
         ({}, {"messages": []}, 400, "messages must not be empty"),
+        (
+            {},
+            {"guided_json": "{oops"},
+            400,
+            "the schema is not JSON: JSON is malformed: object keys must be strings (byte 1)",
+        ),
         (
             {},
             {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "fly"}}},

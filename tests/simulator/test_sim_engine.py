@@ -6,6 +6,9 @@ import aiohttp
 import pytest
 from tests.simulator.client import Client, Serve, request
 
+from moa_simulator import ModelConfig
+from moa_simulator.engine import Engine
+
 
 async def leave_after(client: Client, events: int, **fields: object) -> None:
     """Reads so many events of a stream, then hangs up."""
@@ -147,3 +150,17 @@ async def test_stopping_the_server_ends_what_is_running(serve: Serve) -> None:
     assert client.sim.open_connections == 0
     with pytest.raises(aiohttp.ClientConnectionError):
         await call
+
+
+async def test_a_slot_given_to_one_who_has_just_left_goes_to_the_next() -> None:
+    engine = Engine(ModelConfig(name="sim", max_concurrent=1))
+    await engine.admit()
+    leaver, next_one = asyncio.create_task(engine.admit()), asyncio.create_task(engine.admit())
+    await asyncio.sleep(0)
+    assert engine.waiting == 2
+    engine.release()
+    leaver.cancel()
+    await next_one
+    assert (engine.running, engine.waiting) == (1, 0)
+    engine.release()
+    assert engine.running == 0

@@ -165,3 +165,12 @@ async def test_an_empty_reply_is_a_stop(serve: Serve) -> None:
     chunks = await client.chunks("x", stream_options={"include_usage": True})
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]] == [None, "stop"]
     assert chunks[-1]["usage"]["completion_tokens"] == 0
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_the_length_limit_cuts_tool_calls_too(serve: Serve, limit: int) -> None:
+    client = await serve()
+    chunks = await client.chunks("Please look", tools=[TOOL], max_tokens=limit)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert sum("tool_calls" in chunk["choices"][0]["delta"] for chunk in chunks) == limit
+    assert client.sim.calls[-1].completion_tokens == limit
