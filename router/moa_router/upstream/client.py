@@ -228,6 +228,7 @@ class Call:
         "_patience",
         "_paused",
         "_received",
+        "_sent",
         "_splitter",
         "_status",
         "_timer",
@@ -303,7 +304,7 @@ class Call:
             deadline: when its stage ends, on the event loop's clock.
             patience: how long this call may take.
         """
-        now = self.started = self._last_byte = monotonic()
+        now = self.started = self._sent = self._last_byte = monotonic()
         self._headers = headers
         self._patience = patience
         self._deadline = deadline if patience.total is None else min(deadline, now + patience.total)
@@ -319,7 +320,10 @@ class Call:
     def on_slot(self) -> bool:
         """A slot is free: send."""
         self.waiting = False
-        self._last_byte = monotonic()
+        now = self._sent = self._last_byte = monotonic()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._arm(now)
         self._send()
         return True
 
@@ -527,13 +531,18 @@ class Call:
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _arm(self, now: float) -> None:
-        self._timer = self._loop.call_at(max(self._next_check(), now), self._check)
+        due = self._next_check()
+        idle = self._patience.idle
+        if self.streamed and idle is not None:
+            # silence begins to count with the response, or with `resume`: neither arms anew, so look often enough
+            due = min(due, now + idle)
+        self._timer = self._loop.call_at(max(due, now), self._check)
 
     def _next_check(self) -> float:
         limit = self._deadline
         if self.streamed and not self.waiting and not self._paused:
             if self.first_token == 0.0 and self._patience.first_token is not None:
-                limit = min(limit, self.started + self._patience.first_token)
+                limit = min(limit, self._sent + self._patience.first_token)
             if self._patience.idle is not None and self._splitter is not None:
                 limit = min(limit, self._last_byte + self._patience.idle)
         return limit

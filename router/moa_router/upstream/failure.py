@@ -25,20 +25,25 @@ Feature = Literal["Vision", "Tools", "StructuredOutput", "MultipleChoices", "Usa
 MAX_RETRY_AFTER = 3600.0
 
 _CONTEXT = re.compile(
-    r"context.length|context size|context window|maximum.{0,20}tokens|max_model_len|exceed_context"
-    r"|too (?:many tokens|long)",
+    r"context.length|context size|context window|maximum.{0,20}tokens|max_model_len|exceed_context|too many tokens"
+    r"|(?:prompt|input|messages?) (?:is|are) too long|`inputs`(?: tokens \+|.{0,20}less than \d+ tokens)",
     re.IGNORECASE,
 )
 _REFUSALS: tuple[tuple[Feature, re.Pattern[str]], ...] = (
     ("UsageStream", re.compile(r"stream_options|continuous_usage_stats", re.IGNORECASE)),
-    ("Vision", re.compile(r"\bimages?\b|image_url|multi-?modal|vision", re.IGNORECASE)),
+    ("Vision", re.compile(r"\bimages?\b|image_url|multi-?modal|\bvision\b", re.IGNORECASE)),
     ("Tools", re.compile(r"\btools?\b|tool[_-]choice|tool-call", re.IGNORECASE)),
     ("StructuredOutput", re.compile(r"response_format|json_schema|structured|guided|grammar", re.IGNORECASE)),
     (
         "MultipleChoices",
-        re.compile(r"(?:^|[\s'\"`(])n(?:$|[\s'\"`)=>:])|number of (?:choices|completions)|best_of", re.IGNORECASE),
+        re.compile(
+            r"(?:^|[\s'\"`(])n(?:$|[\s'\"`)=>:])|number of (?:choices|completions)|one completion choice|best_of",
+            re.IGNORECASE,
+        ),
     ),
 )
+#: llama.cpp of 2025 says this with a 500.
+_OVERFLOW_TYPE = "exceed_context_size_error"
 _PARAM = re.compile(r"^[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}$")
 
 
@@ -93,7 +98,7 @@ def from_error(status: int, error: Mapping[str, object], retry_after: float | No
         return Failure("rate_limited", "answered 429 (rate limited)", status, retry_after)
     text = " ".join(str(error.get(key) or "") for key in ("message", "code", "type"))
     refused = next((feature for feature, pattern in _REFUSALS if pattern.search(text)), None)
-    if status not in {400, 413, 422}:
+    if status not in {400, 413, 422} and error.get("type") != _OVERFLOW_TYPE:
         # llama.cpp refuses images and tools with a 500
         return Failure("server_error", reason, status, retry_after, refused=refused)
     overflow = status == 413 or _CONTEXT.search(text) is not None  # noqa: PLR2004
