@@ -168,6 +168,10 @@ class Registry:
         config_maps_dir: where ConfigMaps are mounted.
         metrics: where everything is counted.
         version: the router's version.
+
+    Attributes:
+        max_body_bytes: the largest body that any profile takes.
+        max_json_depth: the deepest body that any profile takes.
     """
 
     def __init__(
@@ -185,6 +189,8 @@ class Registry:
         self._metrics = metrics
         self._version = version
         self._targets: dict[str, Target] = {}
+        self.max_body_bytes = 0
+        self.max_json_depth = 0
         self._closing: set[asyncio.Task[object]] = set()
 
     @property
@@ -196,11 +202,6 @@ class Registry:
     def problems(self) -> dict[str, list[str]]:
         """What is wrong with files that were refused, by file name."""
         return {source.path.name: source.problems for source in self._sources if source.problems}
-
-    @property
-    def max_body_bytes(self) -> int:
-        """The largest body that any profile takes."""
-        return max((served.plan.limits.max_body_bytes for served in self.served), default=0)
 
     def find(self, model: str) -> Target | None:
         """What a model name means, or None.
@@ -350,6 +351,9 @@ class Registry:
             for model, site in served.plan.by_model.items():
                 targets.setdefault(model, Target(served, upstream=site))
         self._targets = targets
+        limits = [served.plan.limits for served in self.served]
+        self.max_body_bytes = max((limit.max_body_bytes for limit in limits), default=0)
+        self.max_json_depth = max((limit.max_json_depth for limit in limits), default=0)
 
     def _own(self, work: Coroutine[None, None, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)

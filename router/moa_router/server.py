@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from moa_router.fusion.errors import APIError
+from moa_router.http import chat
+from moa_router.http import models as models_http
 from moa_router.http.admin import Admin
-from moa_router.http.chat import ROUTE, ChatCompletions
-from moa_router.http.errors import error_body
+from moa_router.http.chat import ChatCompletions
+from moa_router.http.front import Front
 from moa_router.http.models import Models
-from moa_router.http.wire import BytesResponse
 from moa_router.profiles import Registry
 from moa_router.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -122,24 +122,23 @@ class Server:
         if self._chat.in_use.count:
             logger.warning("drain time is over; requests are cut", extra={"requests": self._chat.in_use.count})
 
-    def _client_runner(self) -> web.AppRunner:
+    def _client_runner(self) -> web.ServerRunner:
         limits = [served.plan.limits for served in self.registry.served]
-        app = web.Application(middlewares=[_openai_errors], client_max_size=0)
         models = Models(self.registry)
-        app.router.add_post(ROUTE, self._chat)
-        app.router.add_get("/v1/models", models.index)
-        app.router.add_get("/v1/models/{id:.+}", models.get)
         header_bytes = max(limit.max_header_bytes for limit in limits)
-        return web.AppRunner(
-            app,
+        front = Front(
+            {
+                chat.ROUTE: {"POST": self._chat},
+                models_http.ROUTE: {"GET": models.index},
+                f"{models_http.ROUTE}/": {"GET": models.get},
+            },
             access_log=logging.getLogger("moa_router.access") if self._settings.access_log else None,
-            handler_cancellation=True,
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             max_line_size=header_bytes,
             max_field_size=header_bytes,
             max_headers=max(limit.max_header_count for limit in limits),
-            shutdown_timeout=1.0,
         )
+        return web.ServerRunner(front, shutdown_timeout=1.0)
 
 
 async def serve(settings: Settings, announce: Callable[[Addresses], None]) -> None:
@@ -184,7 +183,7 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _listen(stack: contextlib.AsyncExitStack, runner: web.AppRunner, host: str, port: int) -> str:
+async def _listen(stack: contextlib.AsyncExitStack, runner: web.BaseRunner, host: str, port: int) -> str:
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     site = web.TCPSite(runner, host, port)
@@ -192,20 +191,3 @@ async def _listen(stack: contextlib.AsyncExitStack, runner: web.AppRunner, host:
     address = runner.addresses[0]
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
     return f"http://{shown}:{address[1]}"
-
-
-@web.middleware
-async def _openai_errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Give aiohttp's own refusals (no such route, wrong method) the shape of every other error."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        message = {
-            404: f"There is no {request.path[:128]!r} here.",
-            405: f"{request.path[:128]!r} does not take {request.method}.",
-        }.get(error.status, "The request cannot be served.")
-        refusal = APIError(error.status, message, code="not_found" if error.status == 404 else None)  # noqa: PLR2004
-        allow = b"allow: %b\r\n" % error.headers["Allow"].encode() if "Allow" in error.headers else b""
-        return BytesResponse(error.status, error_body(refusal), allow, keep_alive=request.keep_alive)

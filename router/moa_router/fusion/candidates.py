@@ -98,6 +98,19 @@ def budgets(sizes: Sequence[int], total: int) -> list[int]:
     return shares
 
 
+def permuted(items: Sequence[Candidate], seed: int) -> list[Candidate]:
+    """The items in the order that `seed` stands for: the seed, read in the factorial number system, is the order.
+
+    A seed of `n` bits reaches every order of `k` items alike while `k!` is far below `2**n`. It costs next to nothing,
+    where seeding a generator for one short shuffle costs more than the rest of the prompt.
+    """
+    order = list(items)
+    for last in range(len(order) - 1, 0, -1):
+        seed, other = divmod(seed, last + 1)
+        order[last], order[other] = order[other], order[last]
+    return order
+
+
 def best(candidates: Iterable[Candidate]) -> Candidate | None:
     """The candidate to give when nobody can aggregate.
 

@@ -7,7 +7,7 @@ import secrets
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from moa_router.fusion.candidates import BYTES_PER_TOKEN, Candidate, best, budgets, cap, material
+from moa_router.fusion.candidates import BYTES_PER_TOKEN, Candidate, best, budgets, cap, material, permuted
 from moa_router.fusion.errors import APIError, bad_request
 from moa_router.fusion.failures import as_error
 from moa_router.fusion.prompts import Source, refinement, synthesis
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Share of a context window kept for the answer where nobody says how long it may get.
 ANSWER_SHARE = 8
+#: Enough for every order of as many candidates as a panel can have.
+SEED_BITS = 384
 
 
 async def relay(run: Run, site: Site, patience: Patience, chunks: ChunkWriter | None) -> dict[str, object] | None:
@@ -210,11 +212,11 @@ def _room(run: Run, site: Site) -> int | None:
 def _sources(run: Run, candidates: Sequence[Candidate], room: int | None) -> list[Source]:
     """What is shown of the candidates: shuffled, named or anonymous, cut to what is allowed and what fits."""
     aggregator = run.plan.aggregator
-    shown = list(candidates)
+    shown = candidates
     if aggregator.shuffle:
-        run.seed = random.getrandbits(32)
-        run.workflow.set(names.MOA_SHUFFLE_SEED, run.seed)
-        random.Random(run.seed).shuffle(shown)  # noqa: S311
+        run.seed = random.getrandbits(SEED_BITS)
+        run.workflow.set(names.MOA_SHUFFLE_SEED, f"{run.seed:x}")
+        shown = permuted(candidates, run.seed)
     texts = [material(candidate) for candidate in shown]
     if aggregator.max_candidate_tokens is not None:
         texts = [cap(text, aggregator.max_candidate_tokens * BYTES_PER_TOKEN) for text in texts]

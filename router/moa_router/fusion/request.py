@@ -13,6 +13,8 @@ from moa_router.fusion.errors import APIError, bad_request
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from moa_router.upstream.failure import Feature
+
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 #: Fields the router speaks for itself; everything else of the client's reaches the final call as it came.
@@ -46,9 +48,10 @@ class ChatRequest:
         include_usage: whether a streamed answer is to end with a usage chunk.
         choices: the client's `n`.
         has_tools: whether the aggregator may call tools.
+        wants: what whoever answers must be able to do.
     """
 
-    __slots__ = ("choices", "conversation", "fields", "has_tools", "include_usage", "model", "stream")
+    __slots__ = ("choices", "conversation", "fields", "has_tools", "include_usage", "model", "stream", "wants")
 
     def __init__(
         self,
@@ -68,6 +71,16 @@ class ChatRequest:
         self.include_usage = include_usage
         self.choices = choices
         self.has_tools = has_tools
+        self.wants = self._wants()
+
+    def _wants(self) -> tuple[Feature, ...]:
+        wanted: dict[Feature, bool] = {
+            "Vision": self.conversation.has_images,
+            "Tools": self.has_tools,
+            "MultipleChoices": self.choices > 1,
+            "StructuredOutput": b'"json' in self.fields.get("response_format", b""),
+        }
+        return tuple(feature for feature, is_wanted in wanted.items() if is_wanted)
 
 
 def parse_chat(body: bytes, max_depth: int) -> ChatRequest:

@@ -59,6 +59,7 @@ class Run:
         "panel",
         "plan",
         "request",
+        "sampled",
         "seed",
         "started",
         "strategy",
@@ -86,7 +87,8 @@ class Run:
         self.strategy: str | None = None
         self.answer_id = answer_id
         self.created = created
-        self.headers = headers if trace.sampled else headers + trace.headers
+        self.sampled = trace.sampled
+        self.headers = headers if self.sampled else headers + trace.headers
         self.deadline = deadline
         self.trace = trace
         self.workflow: Span = trace.root
@@ -118,14 +120,14 @@ class Run:
         """
         call = Call(site, body, receiver, streamed=streamed, layer=layer, choices=choices)
         self.calls.append(call)
-        if self.trace.sampled:
+        if self.sampled:
             call.span = self._call_span(site, parent, streamed=streamed, choices=choices)
         call.start(self.headers, deadline, patience)
         return call
 
     def stage_span(self, stage: Stage, layer: int = 0) -> Span:
         """Open the span around a stage."""
-        if not self.trace.sampled:
+        if not self.sampled:
             return self.workflow
         attributes = {names.MOA_STAGE: stage, names.MOA_LAYER: layer}
         return self.trace.start(names.stage_span(stage), "internal", attributes, self.workflow)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BODY_TIMEOUT = 30.0
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     """Read a request's body.
 
     Args:
@@ -42,7 +42,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         ) from None
 
 
-async def _read_all(request: web.Request, limit: int) -> bytes:
+async def _read_all(request: web.BaseRequest, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while data := await request.content.readany():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-import secrets
 import time
 from time import monotonic
 from typing import TYPE_CHECKING, cast
@@ -76,7 +76,7 @@ class ChatCompletions:
         self.draining = False
         self.in_use = InUse()
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one request; every outcome is a response, but for a client that has gone."""
         exchange = Exchange(_request_id(request), monotonic())
         with self.in_use:
@@ -95,11 +95,10 @@ class ChatCompletions:
             finally:
                 self._finish(exchange)
 
-    async def _serve(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         registry = self._registry
         body = await read_body(request, registry.max_body_bytes)
-        depth = max((served.plan.limits.max_json_depth for served in registry.served), default=0)
-        chat = parse_chat(body, depth)
+        chat = parse_chat(body, registry.max_json_depth)
         target = self._find(request, chat)
         plan = target.served.plan
         exchange.profile = plan.name
@@ -125,7 +124,7 @@ class ChatCompletions:
 
     async def _run(
         self,
-        request: web.Request,
+        request: web.BaseRequest,
         exchange: Exchange,
         chat: ChatRequest,
         target: Target,
@@ -137,7 +136,7 @@ class ChatCompletions:
             plan,
             chat,
             mode,
-            answer_id=f"chatcmpl-{secrets.token_hex(12)}",
+            answer_id=f"chatcmpl-{_random_id()}",
             created=int(time.time()),
             headers=b"x-request-id: %b\r\n" % exchange.request_id.encode(),
             deadline=exchange.started + timeout,
@@ -170,7 +169,7 @@ class ChatCompletions:
         run.strategy = {"first": "First", "synthesize": "Synthesize"}.get(mode, plan.strategy)
         return await engine.fuse(run, chunks)
 
-    def _open_stream(self, request: web.Request, exchange: Exchange, run: Run) -> ChunkWriter:
+    def _open_stream(self, request: web.BaseRequest, exchange: Exchange, run: Run) -> ChunkWriter:
         """Make the way out for a streamed answer.
 
         A fusion's headers leave at once: its client shall know that somebody works. Where one upstream is relayed they
@@ -184,7 +183,7 @@ class ChatCompletions:
             stream.open()
         return ChunkWriter(stream, run.answer_id, run.created, run.request.model)
 
-    def _find(self, request: web.Request, chat: ChatRequest) -> Target:
+    def _find(self, request: web.BaseRequest, chat: ChatRequest) -> Target:
         target = self._registry.find(chat.model)
         if target is not None:
             return target
@@ -194,7 +193,7 @@ class ChatCompletions:
             _authenticate_any(request, [ring for ring in rings if ring is not None])
         raise model_not_found(chat.model)
 
-    def _refuse(self, request: web.Request, exchange: Exchange, error: APIError) -> web.StreamResponse:
+    def _refuse(self, request: web.BaseRequest, exchange: Exchange, error: APIError) -> web.StreamResponse:
         """Tell the client of an error: as a response, or as the end of a stream that has begun."""
         exchange.outcome = outcome_of(error)
         stream = exchange.stream
@@ -211,10 +210,10 @@ class ChatCompletions:
             error.status, error_body(error), encode_headers(headers), keep_alive=whole and self._keep_alive(request)
         )
 
-    def _keep_alive(self, request: web.Request) -> bool:
+    def _keep_alive(self, request: web.BaseRequest) -> bool:
         return request.keep_alive and not self.draining
 
-    def _start_trace(self, request: web.Request, exchange: Exchange, plan: Plan) -> Trace:
+    def _start_trace(self, request: web.BaseRequest, exchange: Exchange, plan: Plan) -> Trace:
         if not plan.tracing.enabled and "traceparent" not in request.headers:
             return NO_TRACE
         return plan.tracing.start_request(
@@ -258,7 +257,7 @@ def _end_trace(exchange: Exchange, run: Run) -> None:
         span.end(exchange.outcome if failed else None)
 
 
-def _authenticate_any(request: web.Request, rings: list[KeyRing]) -> None:
+def _authenticate_any(request: web.BaseRequest, rings: list[KeyRing]) -> None:
     """Accept a key of any profile; otherwise refuse in the words of the first."""
     for ring in rings[1:]:
         try:
@@ -269,7 +268,7 @@ def _authenticate_any(request: web.Request, rings: list[KeyRing]) -> None:
     authenticate(request.headers, rings[0])
 
 
-def _mode(request: web.Request, target: Target) -> ServedMode:
+def _mode(request: web.BaseRequest, target: Target) -> ServedMode:
     """Which mode is wanted: suffix of the model name, over header, over query, over the profile's default.
 
     Raises:
@@ -293,7 +292,7 @@ def _mode(request: web.Request, target: Target) -> ServedMode:
     )
 
 
-def _timeout(request: web.Request, plan: Plan) -> float:
+def _timeout(request: web.BaseRequest, plan: Plan) -> float:
     """Seconds this request may take: the profile's limit, or less if the client says so.
 
     Raises:
@@ -311,9 +310,14 @@ def _timeout(request: web.Request, plan: Plan) -> float:
     return min(seconds, plan.request_timeout)
 
 
-def _request_id(request: web.Request) -> str:
+def _request_id(request: web.BaseRequest) -> str:
     value = request.headers.get("x-request-id")
-    return value if value is not None and _REQUEST_ID.fullmatch(value) else secrets.token_hex(12)
+    return value if value is not None and _REQUEST_ID.fullmatch(value) else _random_id()
+
+
+def _random_id() -> str:
+    """An identifier to tell requests apart by; nobody gains anything by guessing one."""
+    return f"{random.getrandbits(96):024x}"
 
 
 def _log_facts(exchange: Exchange) -> dict[str, object]:

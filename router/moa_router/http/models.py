@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from moa_router.profiles import Registry, Served
 
 
+ROUTE = "/v1/models"
+
+
 class Models:
     """Lists what a client may name as `model`: profiles, their modes, and the upstreams behind them.
 
@@ -31,7 +34,7 @@ class Models:
         self._registry = registry
         self._created = int(time.time())
 
-    async def index(self, request: web.Request) -> web.StreamResponse:
+    async def index(self, request: web.BaseRequest) -> web.StreamResponse:
         """All models of the profiles that the client's key opens."""
         try:
             data = [model for served in self._open_to(request) for model in self._models(served)]
@@ -39,9 +42,9 @@ class Models:
             return _refuse(request, error)
         return _respond(request, {"object": "list", "data": list({model["id"]: model for model in data}.values())})
 
-    async def get(self, request: web.Request) -> web.StreamResponse:
+    async def get(self, request: web.BaseRequest) -> web.StreamResponse:
         """One model."""
-        name = request.match_info["id"]
+        name = request.path.removeprefix(f"{ROUTE}/")
         try:
             models = [model for served in self._open_to(request) for model in self._models(served)]
         except APIError as error:
@@ -49,7 +52,7 @@ class Models:
         found = next((model for model in models if model["id"] == name), None)
         return _respond(request, found) if found is not None else _refuse(request, model_not_found(name))
 
-    def _open_to(self, request: web.Request) -> list[Served]:
+    def _open_to(self, request: web.BaseRequest) -> list[Served]:
         """Profiles open to this client.
 
         Raises:
@@ -81,10 +84,10 @@ class Models:
         return {"id": name, "object": "model", "created": self._created, "owned_by": f"moa:{profile}", **more}
 
 
-def _respond(request: web.Request, body: object) -> web.StreamResponse:
+def _respond(request: web.BaseRequest, body: object) -> web.StreamResponse:
     return BytesResponse(200, orjson.dumps(body), b"", keep_alive=request.keep_alive)
 
 
-def _refuse(request: web.Request, error: APIError) -> web.StreamResponse:
+def _refuse(request: web.BaseRequest, error: APIError) -> web.StreamResponse:
     headers = encode_headers(error_headers(error))
     return BytesResponse(error.status, error_body(error), headers, keep_alive=request.keep_alive)

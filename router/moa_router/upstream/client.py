@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from decimal import Decimal
 
-    from moa_router.telemetry.metrics import Metrics
+    from moa_router.telemetry.metrics import CounterCell, HistogramCell, Metrics
     from moa_router.telemetry.names import CallOutcome, CancelReason, Stage
     from moa_router.telemetry.tracing import Span
     from moa_router.upstream.failure import Feature
@@ -135,7 +135,7 @@ class Upstream:
 class Site:
     """Where calls of one stage to one upstream are counted: its metric cells, resolved once when the profile loads."""
 
-    __slots__ = ("_gen_ai_tokens", "_metrics", "_tokens", "profile", "stage", "upstream")
+    __slots__ = ("_cells", "_gen_ai_tokens", "_metrics", "_tokens", "profile", "stage", "upstream")
 
     def __init__(self, metrics: Metrics, profile: str, stage: Stage, upstream: Upstream) -> None:
         self._metrics = metrics
@@ -143,6 +143,7 @@ class Site:
         self.stage = stage
         self.upstream = upstream
         labels = (profile, stage, upstream.name, upstream.model)
+        self._cells: dict[CallOutcome, tuple[CounterCell, HistogramCell, HistogramCell]] = {}
         self._tokens = tuple(
             metrics.stage_tokens.labels(*labels, kind) for kind in ("input", "output", "cached_input", "reasoning")
         )
@@ -153,10 +154,10 @@ class Site:
     def count(self, outcome: CallOutcome, seconds: float, usage: Usage, cost: Decimal | None) -> None:
         """Count one ended call."""
         metrics, name = self._metrics, self.upstream.name
-        metrics.upstream_requests.labels(self.profile, name, outcome).inc()
-        metrics.stage_duration.labels(self.profile, self.stage, name, outcome).observe(seconds)
-        error = "" if outcome == "ok" else outcome
-        metrics.gen_ai_operation_duration.labels(*self._gen_ai_labels(), error).observe(seconds)
+        requests, durations, operations = self._cells.get(outcome) or self._cells_of(outcome)
+        requests.inc()
+        durations.observe(seconds)
+        operations.observe(seconds)
         if not usage.estimated and usage.input:
             self._gen_ai_tokens[0].observe(usage.input)
             self._gen_ai_tokens[1].observe(usage.output)
@@ -171,6 +172,16 @@ class Site:
             metrics.estimated_usage.labels(self.profile, self.stage, name).inc()
         if cost:
             metrics.stage_cost.labels(self.profile, self.stage, name).inc(float(cost))
+
+    def _cells_of(self, outcome: CallOutcome) -> tuple[CounterCell, HistogramCell, HistogramCell]:
+        metrics, name = self._metrics, self.upstream.name
+        error = "" if outcome == "ok" else outcome
+        cells = self._cells[outcome] = (
+            metrics.upstream_requests.labels(self.profile, name, outcome),
+            metrics.stage_duration.labels(self.profile, self.stage, name, outcome),
+            metrics.gen_ai_operation_duration.labels(*self._gen_ai_labels(), error),
+        )
+        return cells
 
     def _gen_ai_labels(self) -> tuple[str, ...]:
         upstream = self.upstream

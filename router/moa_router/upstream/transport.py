@@ -32,6 +32,12 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _PORTS = {"http": 80, "https": 443}
 _NO_BODY = frozenset({204, 304})
+#: Header names as servers write them, decoded once.
+_NAMES = {
+    spelling.encode(): name
+    for name in ("content-type", "content-length", "transfer-encoding", "date", "server", "connection", "x-request-id")
+    for spelling in (name, name.title())
+}
 
 
 class TransportError(Exception):
@@ -364,6 +370,7 @@ class _Connection(asyncio.Protocol):
         "_origin",
         "_parser",
         "_paused",
+        "_persistent",
         "_status",
         "_touched",
         "_transport",
@@ -487,7 +494,8 @@ class _Connection(asyncio.Protocol):
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > self._max_head:
             return
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        key = _NAMES.get(name) or name.decode("latin-1").lower()
+        text = value.decode("latin-1")
         known = self._headers.get(key)
         self._headers[key] = text if known is None else f"{known}, {text}"
 
@@ -510,6 +518,8 @@ class _Connection(asyncio.Protocol):
         """The message is whole."""
         if self._head_seen:
             self._complete = True
+            # llhttp forgets the message's headers behind this
+            self._persistent = self._parser.should_keep_alive() and not self._until_close
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -522,6 +532,7 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._complete = False
         self._until_close = False
+        self._persistent = False
         self._touched = False
 
     def _tell(self, exchange: _Exchange) -> None:
@@ -540,7 +551,7 @@ class _Connection(asyncio.Protocol):
     def _finish(self, exchange: _Exchange) -> None:
         self._exchange = None
         exchange.connection, exchange.done = None, True
-        reuse = self._parser.should_keep_alive() and not self._until_close
+        reuse = self._persistent
         self._reset()
         self._used = True
         self.resume()

@@ -94,7 +94,7 @@ async def write_answer(
     failed: list[Failed] = []
     lacking: set[Feature] = set()
     for site in chain:
-        missing = _missing(site.upstream, run.request)
+        missing = next((feature for feature in run.request.wants if not site.upstream.can(feature)), None)
         if missing is not None:
             lacking.add(missing)
             continue
@@ -104,7 +104,7 @@ async def write_answer(
         if isinstance(outcome, Final):
             return outcome
         _raise_if_clients_fault(run.request, site.upstream, outcome)
-        if outcome.refused is not None and _wanted(run.request, outcome.refused):
+        if outcome.refused is not None and outcome.refused in run.request.wants:
             site.upstream.unlearn(outcome.refused)
             lacking.add(outcome.refused)
         failed.append((f"upstream {site.upstream.name}", outcome))
@@ -147,7 +147,7 @@ async def _ask(
             site.upstream.unlearn("UsageStream")
     finally:
         run.timings.append((site.stage, monotonic() - started))
-        if run.trace.sampled:
+        if run.sampled:
             span.end()
     if isinstance(receiver, Relay):
         return _streamed(receiver, site.upstream, failure, allow_empty=allow_empty)
@@ -162,25 +162,6 @@ def _streamed(relay: Relay, upstream: Upstream, failure: Failure | None, *, allo
     if relay.committed:
         raise StreamBrokenError(as_error([(f"upstream {upstream.name}", failure)], what="The answer broke off"))
     return failure
-
-
-def _missing(upstream: Upstream, request: ChatRequest) -> Feature | None:
-    """What the request wants that this upstream cannot do."""
-    return next((feature for feature in _FIELD_OF if _wanted(request, feature) and not upstream.can(feature)), None)
-
-
-def _wanted(request: ChatRequest, feature: Feature) -> bool:
-    match feature:
-        case "Vision":
-            return request.conversation.has_images
-        case "Tools":
-            return request.has_tools
-        case "MultipleChoices":
-            return request.choices > 1
-        case "StructuredOutput":
-            return b'"json' in request.fields.get("response_format", b"")
-        case _:
-            return False
 
 
 def _raise_if_clients_fault(request: ChatRequest, upstream: Upstream, failure: Failure) -> None:

@@ -67,6 +67,12 @@ class Panel:
         deadline: when it must be over, on the event loop's clock.
         race: stop at the first candidate, and let the calls carry the client's own fields: they write the answer.
         presenter: shows candidates as they are written.
+
+    Attributes:
+        asked: how many candidates were asked for.
+        required: how many of them make a quorum.
+        candidates: those that came.
+        failures: whose did not come, and why.
     """
 
     def __init__(
@@ -93,14 +99,13 @@ class Panel:
         self._finished: asyncio.Future[None] = run.loop.create_future()
         self._reason: CancelReason = "client_gone"
         self._span: Span = run.workflow
-        self.asked = sum(len(proposer.seats) for proposer in proposers)
+        self.asked = sum([len(proposer.seats) for proposer in proposers])
+        self.required = self._required()
         self.candidates: list[Candidate] = []
         self.failures: list[tuple[str, Failure]] = []
         self._fields = self._client_fields()
 
-    @property
-    def required(self) -> int:
-        """How many candidates make a quorum, of those that were asked."""
+    def _required(self) -> int:
         return min(1, self.asked) if self._race else required_quorum(self._run.plan.panel.quorum, self.asked)
 
     @property
@@ -122,7 +127,7 @@ class Panel:
             for call in tuple(self._asked):
                 call.cancel(self._reason)
             self._run.timings.append(("panel", monotonic() - started))
-            if self._run.trace.sampled:
+            if self._run.sampled:
                 self._end_span()
 
     # -- asking -----------------------------------------------------------------------------------------------------
@@ -287,6 +292,7 @@ class Panel:
         ):
             # it was never fit to be asked
             self.asked -= len(seats)
+            self.required = self._required()
         elif (
             failure.refused == "Tools"
             and asked.with_tools
