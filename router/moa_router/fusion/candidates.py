@@ -75,6 +75,8 @@ def cap(text: str, max_bytes: int) -> str:
     A cut is marked within the limit, so that the reader does not take it for the author's end; empty where not even
     the mark has room.
     """
+    if len(text) * 4 <= max_bytes:
+        return text
     encoded = text.encode()
     if len(encoded) <= max_bytes:
         return text

@@ -30,12 +30,14 @@ class Conversation:
         messages: the same, decoded.
     """
 
-    __slots__ = ("_seam", "has_images", "last_role", "raw")
+    __slots__ = ("_last_text", "_seam", "has_images", "last_role", "raw")
 
     def __init__(self, raw: bytes, messages: Sequence[Mapping[str, object]]) -> None:
         self.raw = raw
         self.last_role = messages[-1].get("role")
         self.has_images = b"image" in raw and any(_shows_image(message) for message in messages)
+        content = messages[-1].get("content")
+        self._last_text = content if isinstance(content, str) else None
         self._seam: tuple[bytes, bytes] | None = None
 
     def with_tail(self, text: str) -> tuple[bytes, ...]:
@@ -55,6 +57,11 @@ class Conversation:
         """The bytes before and after the place where an escaped text can be inserted."""
         body = self.raw.rstrip()[:-1].rstrip()
         if self.last_role == "user":
+            if self._last_text:
+                # nearly every client writes the content last, and writes it as we would
+                text = orjson.dumps(self._last_text)
+                if body.endswith((b'"content":' + text + b"}", b'"content": ' + text + b"}")):
+                    return body[:-2] + rb"\n\n", b'"}]'
             last = bytes(_MESSAGES.decode(self.raw)[-1])
             seam = _seam_in_message(last)
             if seam is not None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import orjson
+
 from moa_router.fusion.candidates import Candidate, cap, strip_reasoning
+from moa_router.upstream.failure import Failure
 from moa_router.upstream.usage import Usage, parse_usage
 
 if TYPE_CHECKING:
@@ -82,6 +85,21 @@ def carries_token(delta: Mapping[str, object]) -> bool:
     return bool(
         delta.get("content") or delta.get("tool_calls") or delta.get("refusal") or delta.get("function_call")
     ) or any(delta.get(key) for key in REASONING_KEYS)
+
+
+def read_chunk(call: Call, data: bytes) -> dict[str, object] | None:
+    """Decode a chunk of a streamed answer; what is no chunk ends the call, and None is returned."""
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        call.fail(Failure("invalid", "sent an event that is not JSON"))
+    elif chunk.get("error") is not None:
+        call.fail_with(chunk["error"])
+    else:
+        return chunk
+    return None
 
 
 def note_usage(call: Call, reported: object, choices: Sequence[object], drafts: Mapping[int, Draft]) -> None:

@@ -85,6 +85,8 @@ class Proposer:
         instruction: text for the tail of the prompt, beside the conversation.
         patience: how long its calls may take.
         encoded: `sampling`, ready to be spliced.
+        head: the constant start of its bodies.
+        tail: the end of a body that has nothing else to say.
     """
 
     site: Site
@@ -96,10 +98,12 @@ class Proposer:
     patience: Patience
     encoded: bytes = field(init=False)
     head: bytes = field(init=False)
+    tail: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoded", encode_fields(self.sampling))
         object.__setattr__(self, "head", body_head(self.site.upstream))
+        object.__setattr__(self, "tail", self.encoded + b"}")
 
 
 @dataclass(slots=True, frozen=True)

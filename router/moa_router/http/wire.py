@@ -58,9 +58,15 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
 class _SelfWritten(web.StreamResponse):
     """A response that aiohttp only has to keep the connection for."""
 
-    def __init__(self, status: int, *, keep_alive: bool) -> None:
-        super().__init__(status=status)
+    def __init__(self, status: int, *, keep_alive: bool) -> None:  # the base would build what it is to write
+        self._status = status
         self._stays = keep_alive
+        self._size = 0
+
+    @property
+    def body_length(self) -> int:
+        """Bytes of the body, for the access log."""
+        return self._size
 
     @property
     def keep_alive(self) -> bool | None:
@@ -91,6 +97,7 @@ class BytesResponse(_SelfWritten):
             b"\r\n" if keep_alive else b"connection: close\r\n\r\n",
             body,
         )
+        self._size = len(body)
         self._transport: asyncio.Transport | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:

@@ -463,10 +463,11 @@ class Call:
             error = answer["error"]
             return from_error(500, error if isinstance(error, dict) else {"message": error})
         choices = answer.get("choices")
-        if not isinstance(choices, list) or not all(
-            isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices
-        ):
+        if not isinstance(choices, list):
             return Failure("invalid", "sent something that is not a chat completion")
+        for choice in choices:
+            if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+                return Failure("invalid", "sent something that is not a chat completion")
         self.answer = answer
         self.usage = parse_usage(answer.get("usage"))
         if self.usage is None or self.choices > 1:

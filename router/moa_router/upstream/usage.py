@@ -54,9 +54,12 @@ def parse_usage(reported: object) -> Usage | None:
     outputs = _count(reported, "completion_tokens", missing=0)
     if inputs is None or outputs is None:
         return None
-    cached = _detail(reported, "prompt_tokens_details", "cached_tokens")
-    reasoning = _detail(reported, "completion_tokens_details", "reasoning_tokens")
-    return Usage(inputs, min(cached, inputs), outputs, min(reasoning, outputs))
+    usage = Usage(inputs, 0, outputs, 0)
+    if reported.get("prompt_tokens_details") is not None:
+        usage.cached_input = min(_detail(reported, "prompt_tokens_details", "cached_tokens"), inputs)
+    if reported.get("completion_tokens_details") is not None:
+        usage.reasoning = min(_detail(reported, "completion_tokens_details", "reasoning_tokens"), outputs)
+    return usage
 
 
 def _count(counts: Mapping[str, object], name: str, missing: int | None = None) -> int | None:

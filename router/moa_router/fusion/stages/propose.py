@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from moa_api.v1alpha1 import required_quorum
-from moa_router.fusion.drafts import Draft, carries_token, note_usage, read_choice
+from moa_router.fusion.drafts import Draft, carries_token, note_usage, read_choice, read_chunk
 from moa_router.fusion.plan import encode_fields, stream_fields
 from moa_router.fusion.request import PROMPT_FIELDS
 from moa_router.telemetry import names
@@ -42,7 +42,7 @@ class _Asked:
         self.seats = seats
         self.first = first
         self.with_tools = with_tools
-        self.drafts = {index: Draft(seat) for index, seat in enumerate(seats)}
+        self.drafts: dict[int, Draft] = {}
 
     def on_event(self, call: Call, event: bytes) -> None:
         """A chunk of a streamed answer."""
@@ -154,6 +154,8 @@ class Panel:
         tools = upstream.can("Tools") if with_tools is None else with_tools
         asked = _Asked(self, proposer, seats, first, with_tools=tools)
         streamed = self._presenter is not None or (len(seats) > 1 and self.required < self.asked)
+        if streamed:
+            asked.drafts = {index: Draft(seat) for index, seat in enumerate(seats)}
         call = self._run.call(
             proposer.site,
             self._body(asked, streamed=streamed),
@@ -170,8 +172,10 @@ class Panel:
 
     def _body(self, asked: _Asked, *, streamed: bool) -> tuple[bytes, ...]:
         proposer = asked.proposer
-        tail = "\n\n".join(text for text in (self._instruction, proposer.instruction) if text)
+        tail = f"{self._instruction}\n\n{proposer.instruction}".strip("\n")
         messages = self._run.request.conversation.with_tail(tail)
+        if not self._fields and proposer.seed is None and not streamed and len(asked.seats) == 1:
+            return (proposer.head, *messages, proposer.tail)
         own: dict[str, object] = {}
         if proposer.seed is not None and "seed" not in proposer.sampling:
             own["seed"] = proposer.seed + asked.first
@@ -201,15 +205,8 @@ class Panel:
         if data == DONE:
             call.complete()
             return
-        try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            chunk = None
-        if not isinstance(chunk, dict):
-            call.fail(Failure("invalid", "sent an event that is not JSON"))
-        elif chunk.get("error") is not None:
-            call.fail_with(chunk["error"])
-        else:
+        chunk = read_chunk(call, data)
+        if chunk is not None:
             self._on_chunk(call, asked, chunk)
 
     def on_done(self, call: Call, asked: _Asked) -> None:
@@ -282,7 +279,8 @@ class Panel:
         if self._presenter is not None:
             for draft in asked.drafts.values():
                 self._presenter.end(draft)
-        left = [seat for seat, draft in zip(seats, asked.drafts.values(), strict=True) if draft.finish is None]
+        finished = {index for index, draft in asked.drafts.items() if draft.finish is not None}
+        left = [seat for index, seat in enumerate(seats) if index not in finished]
         if self._finished.done() or failure.status is None or call.deltas:
             self._fail(left, failure)
         elif failure.refused == "UsageStream" and call.streamed and _unlearned(upstream, "UsageStream"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from moa_router.fusion.drafts import carries_token
+from moa_router.fusion.drafts import carries_token, read_chunk
 from moa_router.upstream.event_stream import DONE, data_of
 from moa_router.upstream.failure import Failure
 from moa_router.upstream.usage import parse_usage
@@ -139,12 +139,8 @@ class Relay:
         if data == DONE:
             self._on_end_of_stream(call)
             return
-        chunk = _decode(data)
-        if not isinstance(chunk, dict):
-            call.fail(Failure("invalid", "sent an event that is not JSON"))
-        elif chunk.get("error") is not None:
-            call.fail_with(chunk["error"])
-        else:
+        chunk = read_chunk(call, data)
+        if chunk is not None:
             self._on_chunk(call, event, chunk)
 
     def _on_chunk(self, call: Call, event: bytes, chunk: Mapping[str, object]) -> None:
