@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 from tests.router.wire.harness import (
@@ -41,7 +42,7 @@ def simulator(_simulator: Simulator) -> Simulator:
 def profile(simulator: Simulator) -> Profile:
     """Builds profiles whose upstreams are the simulator, unless they say otherwise."""
 
-    def build(*, name: str = "research", upstreams: Sequence[Json] | None = None, **sections: Json) -> Json:
+    def build(*, name: str = "research", upstreams: Sequence[Json] | None = None, **sections: Any) -> Json:
         return small_profile(simulator.url, name, upstreams, sections)
 
     return build

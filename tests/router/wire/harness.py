@@ -351,7 +351,7 @@ def final_replies(text: str, **more: object) -> Json:
 class Profile(Protocol):
     """Builds a profile: self-MoA of three samples on the simulator, with sections laid over it."""
 
-    def __call__(self, *, name: str = ..., upstreams: Sequence[Json] | None = None, **sections: Json) -> Json: ...
+    def __call__(self, *, name: str = ..., upstreams: Sequence[Json] | None = None, **sections: Any) -> Json: ...
 
 
 def small_profile(url: str, name: str, upstreams: Sequence[Json] | None, sections: Mapping[str, Json]) -> Json:
