@@ -36,6 +36,8 @@ _PORT: Final = r"(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0
 _HOST: Final = r"([a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?|\[[0-9a-fA-F:.]+\])"
 ORIGIN: Final = rf"^https?://{_HOST}(:{_PORT})?/?$"
 BASE_URL: Final = rf'^https?://{_HOST}(:{_PORT})?(/[!"$->@-~]*)?$'
+HOST_NAME: Final = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+IMAGE: Final = r"^[a-zA-Z0-9][-a-zA-Z0-9._:/@]*$"
 
 PATTERN_HINTS: Final[Mapping[str, str]] = {
     DNS_LABEL: 'write lower-case letters, digits and "-", such as "qwen-32b"',
@@ -49,6 +51,8 @@ PATTERN_HINTS: Final[Mapping[str, str]] = {
         "credentials into `apiKeySecretRef`"
     ),
     BASE_URL: 'write an http or https URL without credentials, query or fragment, such as "http://collector:4318"',
+    HOST_NAME: 'write a DNS name in lower case, such as "models.example.com" or "*.example.com"',
+    IMAGE: 'write a container image, such as "registry.example.com/moa-router:1.2"',
 }
 """What to write instead, by the pattern a text did not match."""
 
@@ -78,6 +82,12 @@ Origin = Annotated[str, StringConstraints(pattern=ORIGIN, min_length=1, max_leng
 
 BaseURL = Annotated[str, StringConstraints(pattern=BASE_URL, min_length=1, max_length=512)]
 """An http or https URL to append a path to."""
+
+HostName = Annotated[str, StringConstraints(pattern=HOST_NAME, min_length=1, max_length=253)]
+"""A DNS name that a route answers to; the first label may be a wildcard."""
+
+Image = Annotated[str, StringConstraints(pattern=IMAGE, min_length=1, max_length=512)]
+"""A container image, by tag or digest."""
 
 Instruction = Annotated[str, StringConstraints(min_length=1, max_length=16_384)]
 """Text for a model to read."""
@@ -236,6 +246,112 @@ Quorum = Annotated[
 ]
 """How many answers are enough: a whole number, or a percentage as text."""
 
+_MOST_PODS: Final = 1_000
+_INT_OR_PERCENT_HINT: Final = 'write a whole number such as 1, or a percentage from "1%" to "100%"'
+
+
+def _read_int_or_percent(value: object) -> int | str:
+    value = _whole(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_PODS:
+        return value
+    if isinstance(value, str) and re.fullmatch(_PERCENT.strip("^$"), value):
+        return value
+    text = f"neither a number of pods nor a share of them; {_INT_OR_PERCENT_HINT}"
+    raise PydanticCustomError("int_or_percent", "{text}", {"text": text})
+
+
+IntOrPercent = Annotated[
+    int | str,
+    PlainValidator(_read_int_or_percent),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _PERCENT, "minimum": 0, "maximum": _MOST_PODS}),
+]
+"""A number of pods, or a share of them as text."""
+
+_QUANTITY: Final = r"^(([0-9]{1,12}(\.[0-9]{1,3})?([kMGTP]|[KMGTP]i)?)|([0-9]{1,15}m))$"
+_MOST_WHOLE: Final = 10**12 - 1
+_QUANTITY_HINT: Final = 'write a number with a unit if any, such as "500m" or 2 cores, "512Mi" or "1Gi" bytes'
+_BINARY: Final[Mapping[str, int]] = {f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", start=1)}
+_DECIMAL: Final[Mapping[str, Decimal]] = {
+    "m": Decimal("0.001"),
+    "": Decimal(1),
+    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", start=1)},
+}
+
+
+def canonical_quantity(text: str) -> str:
+    """Writes a quantity of a resource the way an API server gives it back, so that the two can be compared.
+
+    Args:
+        text: A number with a unit, such as ``0.5`` or ``1024Mi``.
+
+    Returns:
+        The largest unit that leaves a whole number: ``500m``, ``1Gi``. Binary units stay binary.
+
+    Raises:
+        ValueError: The text is no such quantity.
+    """
+    if not re.fullmatch(_QUANTITY.strip("^$"), text, re.ASCII):
+        raise ValueError(f"not a quantity; {_QUANTITY_HINT}")
+    number = text.rstrip("mkMGTPKi")
+    unit = text.removeprefix(number)
+    if unit in _BINARY:
+        value = Decimal(number) * _BINARY[unit]
+        if value >= 1024 and value == value.to_integral_value():  # noqa: PLR2004 - the smallest binary unit
+            return _in_largest_unit(value, {"": Decimal(1), **{name: Decimal(size) for name, size in _BINARY.items()}})
+    else:
+        value = Decimal(number) * _DECIMAL[unit]
+    return _in_largest_unit(value, _DECIMAL)
+
+
+def _in_largest_unit(value: Decimal, units: Mapping[str, Decimal]) -> str:
+    if not value:
+        return "0"
+    for unit, size in sorted(units.items(), key=lambda each: each[1], reverse=True):
+        if value % size == 0:
+            return f"{value // size:f}{unit}"
+    return f"{value.normalize():f}"
+
+
+def _read_quantity(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise PydanticCustomError("quantity", "{text}", {"text": f"not a quantity; {_QUANTITY_HINT}"})
+    try:
+        return canonical_quantity(str(value))
+    except ValueError as error:
+        raise PydanticCustomError("quantity", "{text}", {"text": str(error)}) from None
+
+
+Quantity = Annotated[
+    str,
+    PlainValidator(_read_quantity),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "pattern": _QUANTITY,
+            "minimum": 0,
+            "maximum": _MOST_WHOLE,
+            "maxLength": 24,
+        }
+    ),
+]
+"""An amount of a resource in Kubernetes' notation, canonical."""
+
+_STRING_MAP_SIZE: Final = 64
+_STRING_MAP_VALUE: Final = 16_384
+
+StringMap = Annotated[
+    dict[str, Annotated[str, StringConstraints(max_length=_STRING_MAP_VALUE)]],
+    Field(max_length=_STRING_MAP_SIZE),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": _STRING_MAP_SIZE,
+            "additionalProperties": {"type": "string", "maxLength": _STRING_MAP_VALUE},
+        }
+    ),
+]
+"""Labels or annotations; which keys and values are valid, the API server says."""
+
 ROUTER_OWNED: Final[Mapping[str, JsonSchemaValue]] = {
     "model": {"type": "string", "maxLength": 253},
     "messages": {
@@ -292,15 +408,28 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def _check_free_form(value: object) -> object:
+    if isinstance(value, dict) and (fault := _json_fault(value, _PARAMETERS_DEPTH)):
+        raise PydanticCustomError("free_form_json", "{text}", {"text": fault})
+    return value
+
+
+FreeForm = Annotated[
+    JSONObject,
+    Field(max_length=_PARAMETERS_SIZE),
+    BeforeValidator(_check_free_form),
+    WithJsonSchema({"type": "object", "maxProperties": _PARAMETERS_SIZE, "x-kubernetes-preserve-unknown-fields": True}),
+]
+"""Part of a Kubernetes object whose schema is the API server's business."""
+
+
 def _check_parameters(value: object) -> object:
     if not isinstance(value, dict):
         return value
     if owned := [f"`{name}`" for name in ROUTER_OWNED if name in value]:
         text = f"the router writes {', '.join(owned)} itself; remove it (samples set `n`, the upstream sets `model`)"
         raise PydanticCustomError("router_owned", "{text}", {"text": text})
-    if fault := _json_fault(value, _PARAMETERS_DEPTH):
-        raise PydanticCustomError("parameters_json", "{text}", {"text": fault})
-    return value
+    return _check_free_form(value)
 
 
 Parameters = Annotated[

@@ -6,9 +6,7 @@ author and name units. ``x-kubernetes-validations`` carry the part of `moa_api.r
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
-from pydantic.config import JsonDict
+from pydantic import ConfigDict, Field, model_validator
 
 from moa_api.fields import (
     BaseURL,
@@ -28,6 +26,8 @@ from moa_api.fields import (
     Quorum,
     URLPath,
 )
+from moa_api.router import RouterSpec, ServiceMonitor
+from moa_api.section import SET, Section, cel, keyed_by
 
 API_VERSION: Final = "moa-operator.io/v1alpha1"
 KIND: Final = "MoAProfile"
@@ -45,50 +45,6 @@ OnFailure = Literal["BestCandidate", "Fail"]
 GatePolicy = Literal["Always", "Never"]
 ShowCandidates = Literal["Never", "Reasoning", "Think"]
 AuthType = Literal["None", "APIKey"]
-
-SET: Final[JsonDict] = {"x-kubernetes-list-type": "set"}
-"""Schema of a list whose entries the API server keeps unique."""
-
-
-def keyed_by(key: str) -> JsonDict:
-    """Schema of a list whose entries the API server keeps unique by one of their fields."""
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
-
-
-def cel(*rules: tuple[str, str]) -> JsonDict:
-    """Schema extension that makes the API server check rules across the fields of an object.
-
-    Args:
-        rules: Expressions in the Common Expression Language over ``self``, each with what to tell who breaks it.
-    """
-    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in rules]}
-
-
-def _without_nulls(document: object) -> object:
-    """Drops absent-by-null fields, as an API server does before it fills in defaults."""
-    if not isinstance(document, dict):
-        return document
-    return {key: value for key, value in document.items() if value is not None}
-
-
-class Section(BaseModel):
-    """A part of the resource: immutable, strict, written in camelCase, refusing what it does not know."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        allow_inf_nan=False,
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        strict=True,
-        use_attribute_docstrings=True,
-        validate_by_name=True,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, document: object) -> object:
-        return _without_nulls(document)
 
 
 class ServiceRef(Section):
@@ -499,22 +455,8 @@ class Telemetry(Section):
     otlp: OTLP | None = None
     """Where traces go; none are made where left out."""
 
-
-class Drain(Section):
-    """How the router leaves."""
-
-    delay: DurationOrNone = 5.0
-    """Time it keeps accepting requests after it has been told to stop and reports unready."""
-
-    timeout: DurationOrNone = 60.0
-    """Time that requests in flight then have to finish."""
-
-
-class RouterSpec(Section):
-    """How the router runs."""
-
-    drain: Drain = Field(default_factory=Drain)
-    """How the router leaves."""
+    service_monitor: ServiceMonitor = Field(default_factory=ServiceMonitor)
+    """Whether the Prometheus operator is told to collect the router's metrics."""
 
 
 class Limits(Section):
@@ -610,6 +552,9 @@ class MoAProfileSpec(Section):
 
     limits: Limits = Field(default_factory=Limits)
     """What a router accepts before it says no."""
+
+    paused: bool = False
+    """Leave Deployment, Service and the rest as they are, whatever changes; the status is still reported."""
 
 
 class Metadata(Section):

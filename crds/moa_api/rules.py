@@ -143,6 +143,18 @@ def _keys_are_named(spec: MoAProfileSpec) -> Problems:
         yield Problem("spec.auth.secretRef", "has no use with type None; write type: APIKey, or remove it")
 
 
+def _replicas_or_autoscaling(spec: MoAProfileSpec) -> Problems:
+    if spec.router.replicas is not None and spec.router.autoscaling is not None:
+        yield Problem("spec.router", "has both replicas and autoscaling; write one of them at most")
+
+
+def _least_pods_within_most(spec: MoAProfileSpec) -> Problems:
+    scaling = spec.router.autoscaling
+    if scaling is not None and scaling.min_replicas > scaling.max_replicas:
+        text = f"{scaling.min_replicas} is more than maxReplicas ({scaling.max_replicas})"
+        yield Problem("spec.router.autoscaling.minReplicas", f"{text}; write a lower one, or a higher maxReplicas")
+
+
 def _one_endpoint(spec: MoAProfileSpec, index: int) -> Problems:
     upstream, path = spec.upstreams[index], f"spec.upstreams[{index}]"
     if upstream.service is None and upstream.url is None:
@@ -202,6 +214,8 @@ _SPEC_RULES: Final[tuple[Callable[[MoAProfileSpec], Problems], ...]] = (
     _aggregator_within_request,
     _model_names_differ,
     _keys_are_named,
+    _replicas_or_autoscaling,
+    _least_pods_within_most,
 )
 _UPSTREAM_RULES: Final[tuple[Callable[[MoAProfileSpec, int], Problems], ...]] = (
     _one_endpoint,

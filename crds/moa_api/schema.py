@@ -18,7 +18,8 @@ import yaml
 from pydantic import BaseModel, JsonValue
 
 from moa_api.fields import JSONObject
-from moa_api.models import KIND, MoAProfile, MoAProfileSpec, cel
+from moa_api.models import KIND, MoAProfile, MoAProfileSpec
+from moa_api.section import cel
 from moa_api.status import MoAProfileStatus
 
 GROUP: Final = "moa-operator.io"
@@ -26,7 +27,7 @@ VERSION: Final = "v1alpha1"
 PLURAL: Final = "moaprofiles"
 
 _HEADER: Final = "# Generated from crds/moa_api/models.py by `make crds`; change the models, not this file.\n"
-_UNKNOWN_TO_KUBERNETES: Final = frozenset({"title", "additionalProperties", "$defs"})
+_UNKNOWN_TO_KUBERNETES: Final = frozenset({"title", "$defs"})
 _NAME_RULE: Final = (
     "self.metadata.name.size() <= 59 && !self.metadata.name.contains('.')",
     'metadata.name must be 59 characters at most and without "." (the children\'s names add "-moa")',
@@ -57,6 +58,11 @@ def _translate(schema: Mapping[str, JsonValue], definitions: Mapping[str, JSONOb
             result[key] = {name: _property(name, each, schema, definitions) for name, each in _objects(value)}
         elif key == "items":
             result[key] = _translate(cast("JSONObject", value), definitions)
+        elif key == "additionalProperties":
+            # Objects are closed by the properties they have; only maps say what their values are.
+            result |= {key: value} if isinstance(value, dict) else {}
+        elif key == "const":
+            result["enum"] = [value]
         elif key == "exclusiveMinimum":
             result |= {"minimum": value, "exclusiveMinimum": True}
         elif key == "description":
@@ -146,8 +152,14 @@ def custom_resource_definition() -> JSONObject:
         "name": VERSION,
         "served": True,
         "storage": True,
-        # `scale` joins with spec.router.replicas: an API server refuses a replicas path that is not in the schema.
-        "subresources": {"status": {}},
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.router.replicas",
+                "statusReplicasPath": ".status.replicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
         "additionalPrinterColumns": _columns(),
         "schema": {"openAPIV3Schema": schema},
     }

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from moa_api.fields import Between, Label
-from moa_api.models import Section, keyed_by
+from moa_api.section import Section, keyed_by
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 

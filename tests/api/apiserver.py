@@ -56,6 +56,8 @@ def walk(schema: JSONSchema, path: str = "") -> Iterator[tuple[str, JSONSchema]]
         yield from walk(each, f"{path}.{name}" if path else name)
     if "items" in schema:
         yield from walk(_object(schema["items"]), f"{path}[]")
+    if "additionalProperties" in schema:
+        yield from walk(_object(schema["additionalProperties"]), f"{path}{{}}")
 
 
 def _object(value: object) -> Mapping[str, object]:
@@ -69,16 +71,21 @@ def _properties(schema: JSONSchema) -> Mapping[str, JSONSchema]:
 
 def _children(schema: JSONSchema, value: object, path: str) -> Iterator[tuple[str, JSONSchema, object]]:
     if isinstance(value, dict):
-        for name, each in _properties(schema).items():
-            if name in value:
+        for name in value:
+            if (each := _value_of(schema, name)) is not None:
                 yield f"{path}.{name}" if path else name, each, value[name]
     if isinstance(value, list) and "items" in schema:
         for index, entry in enumerate(value):
             yield f"{path}[{index}]", _object(schema["items"]), entry
 
 
+def _value_of(schema: JSONSchema, name: str) -> JSONSchema | None:
+    """The schema of a field of an object, or of an entry of a map."""
+    return _properties(schema).get(name, cast("JSONSchema | None", schema.get("additionalProperties")))
+
+
 def _is_open(schema: JSONSchema, path: str) -> bool:
-    return path == "metadata" or "x-kubernetes-preserve-unknown-fields" in schema
+    return path == "metadata" or "x-kubernetes-preserve-unknown-fields" in schema or "additionalProperties" in schema
 
 
 def _as_parsed(value: object) -> object:

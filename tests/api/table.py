@@ -120,7 +120,17 @@ ENDPOINT_HINT = 'write an http or https URL without credentials, query or fragme
 SHORTER = "write a shorter one, or a longer request"
 EMPTY = "empty; write some text, or leave the field out"
 SHOWN = '"Never", "Reasoning", "Think"'
-SECTIONS = '"upstreams", "panel", "aggregator", "gate", "timeouts", "response", "auth", "telemetry", "router", "limits"'
+SECTIONS = (
+    '"upstreams", "panel", "aggregator", "gate", "timeouts", "response", "auth", "telemetry", "router", "limits", '
+    '"paused"'
+)
+R = "spec.router"
+IMAGE_HINT = 'write a container image, such as "registry.example.com/moa-router:1.2"'
+HOST_HINT = 'write a DNS name in lower case, such as "models.example.com" or "*.example.com"'
+NOT_A_QUANTITY = 'not a quantity; write a number with a unit if any, such as "500m" or 2 cores, "512Mi" or "1Gi" bytes'
+NOT_PODS = (
+    'neither a number of pods nor a share of them; write a whole number such as 1, or a percentage from "1%" to "100%"'
+)
 
 GOOD: Final[tuple[Good, ...]] = (
     Good("the smallest"),
@@ -266,6 +276,76 @@ GOOD: Final[tuple[Good, ...]] = (
         {"spec.telemetry": {"otlp": {"endpoint": "http://collector.monitoring:4318/otlp", "samplingPercent": 12.5}}},
     ),
     Good("draining at once", {"spec.router": {"drain": {"delay": "0s", "timeout": "0s"}}}),
+    Good("paused", {"spec.paused": True}),
+    Good("a router that is told where it runs", {R: {"mode": "Deployment"}}),
+    Good("no pods", {f"{R}.replicas": 0}),
+    Good("as many pods as needed", {f"{R}.autoscaling": {"maxReplicas": 10}}),
+    Good(
+        "as many pods as said",
+        {f"{R}.autoscaling": {"minReplicas": 3, "maxReplicas": 3, "targetCPUUtilization": 150}},
+    ),
+    Good(
+        "an image",
+        {
+            f"{R}.image": "registry.example.com:5000/team/moa-router:1.2@sha256:" + "0" * 64,
+            f"{R}.imagePullPolicy": "Always",
+        },
+    ),
+    Good(
+        "resources",
+        {
+            f"{R}.resources": {
+                "requests": {"cpu": 2, "memory": "0.5Gi", "ephemeral-storage": "1G"},
+                "limits": {"cpu": "2500m", "memory": "1024Mi", "ephemeral-storage": 1000000},
+            }
+        },
+    ),
+    Good("no disruption budget", {f"{R}.podDisruptionBudget": {"enabled": False}}),
+    Good("a disruption budget in percent", {f"{R}.podDisruptionBudget.maxUnavailable": "25%"}),
+    Good("nobody may leave", {f"{R}.podDisruptionBudget.maxUnavailable": 0}),
+    Good(
+        "a network policy",
+        {
+            f"{R}.networkPolicy": {
+                "enabled": True,
+                "from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}, {"podSelector": {}}],
+            }
+        },
+    ),
+    Good(
+        "a service for a load balancer",
+        {f"{R}.service": {"type": "LoadBalancer", "annotations": {"cloud.example.com/internal": "true"}}},
+    ),
+    Good("a service account with an identity", {f"{R}.serviceAccount.annotations": {"cloud.example.com/role": "moa"}}),
+    Good(
+        "a route",
+        {
+            f"{R}.route": {
+                "parentRefs": [
+                    {"name": "public", "namespace": "gateways", "sectionName": "https", "port": 443},
+                    {"name": "internal"},
+                ],
+                "hostnames": ["models.example.com", "*.models.example.com"],
+            }
+        },
+    ),
+    Good(
+        "a pod template",
+        {
+            f"{R}.podTemplate": {
+                "metadata": {"labels": {"team": "a"}, "annotations": {"note": ""}},
+                "spec": {
+                    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+                    "nodeSelector": {"disk": "ssd"},
+                    "containers": [{"name": "router", "env": [{"name": "A", "value": "b"}]}],
+                },
+            }
+        },
+    ),
+    Good(
+        "a service monitor",
+        {"spec.telemetry.serviceMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}}},
+    ),
     Good(
         "limits",
         {
@@ -899,6 +979,107 @@ BAD: Final[tuple[Bad, ...]] = (
         "a queue below nothing",
         {"spec.limits": {"maxQueuedRequests": -1}},
         ("spec.limits.maxQueuedRequests: -1 is out of bounds; write 0 at least",),
+    ),
+    # How the router runs.
+    Bad(
+        "paused as text",
+        {"spec.paused": "yes"},
+        ('spec.paused: expected true or false without quotes; got text ("yes")',),
+    ),
+    Bad(
+        "another mode", {f"{R}.mode": "DaemonSet"}, (f'{R}.mode: "DaemonSet" is no choice; write one of "Deployment"',)
+    ),
+    Bad("replicas below zero", {f"{R}.replicas": -1}, (f"{R}.replicas: -1 is out of bounds; write 0 at least",)),
+    Bad(
+        "replicas beside autoscaling",
+        {R: {"replicas": 2, "autoscaling": {"maxReplicas": 3}}},
+        (f"{R}: has both replicas and autoscaling; write one of them at most",),
+        "rules",
+    ),
+    Bad(
+        "autoscaling without an end",
+        {f"{R}.autoscaling": {}},
+        (f"{R}.autoscaling.maxReplicas: required (pods there are at most)",),
+    ),
+    Bad(
+        "autoscaling upside down",
+        {f"{R}.autoscaling": {"minReplicas": 5, "maxReplicas": 3}},
+        (f"{R}.autoscaling.minReplicas: 5 is more than maxReplicas (3); write a lower one, or a higher maxReplicas",),
+        "rules",
+    ),
+    Bad(
+        "an image with a space",
+        {f"{R}.image": "moa router"},
+        (f'{R}.image: "moa router" does not fit; {IMAGE_HINT}',),
+    ),
+    Bad(
+        "another pull policy",
+        {f"{R}.imagePullPolicy": "always"},
+        (f'{R}.imagePullPolicy: "always" is no choice; did you mean "Always"?',),
+    ),
+    Bad(
+        "a quantity in words",
+        {f"{R}.resources.limits": {"memory": "1GB"}},
+        (f"{R}.resources.limits.memory: {NOT_A_QUANTITY}",),
+    ),
+    Bad(
+        "a negative quantity",
+        {f"{R}.resources.requests": {"cpu": -1}},
+        (f"{R}.resources.requests.cpu: {NOT_A_QUANTITY}",),
+    ),
+    Bad(
+        "a fraction without quotes",
+        {f"{R}.resources.requests": {"cpu": 0.5}},
+        (f"{R}.resources.requests.cpu: {NOT_A_QUANTITY}",),
+    ),
+    Bad(
+        "a budget beyond everyone",
+        {f"{R}.podDisruptionBudget.maxUnavailable": "101%"},
+        (f"{R}.podDisruptionBudget.maxUnavailable: {NOT_PODS}",),
+    ),
+    Bad(
+        "annotations that are no text",
+        {f"{R}.service.annotations": {"internal": True}},
+        (f"{R}.service.annotations.internal: expected text in quotes; got a boolean (true)",),
+    ),
+    Bad(
+        "too many annotations",
+        {f"{R}.serviceAccount.annotations": {f"a{index}": "" for index in range(65)}},
+        (f"{R}.serviceAccount.annotations: too many entries; write 64 at most",),
+    ),
+    Bad(
+        "a route to nowhere",
+        {f"{R}.route.parentRefs": []},
+        (f"{R}.route.parentRefs: too few entries; write 1 at least",),
+    ),
+    Bad(
+        "a host name in upper case",
+        {f"{R}.route": {"parentRefs": [{"name": "public"}], "hostnames": ["Models.example.com"]}},
+        (f'{R}.route.hostnames[0]: "Models.example.com" does not fit; {HOST_HINT}',),
+    ),
+    Bad(
+        "a network policy's peer that is no object",
+        {f"{R}.networkPolicy.from": ["everyone"]},
+        (f'{R}.networkPolicy.from[0]: expected an object; got text ("everyone")',),
+    ),
+    Bad(
+        "a pod spec beside the template",
+        {f"{R}.podTemplate": {"tolerations": []}},
+        (f'{R}.podTemplate.tolerations: unknown field; write one of "metadata", "spec"',),
+        "unknown",
+    ),
+    Bad(
+        "a pod spec nested too deep",
+        {f"{R}.podTemplate.spec": _nested(17)},
+        (f"{R}.podTemplate.spec: nested deeper than 16 levels; write a flatter object",),
+        "nobody",
+        "a schema cannot bound what it leaves free-form",
+    ),
+    Bad(
+        "a service monitor that collects all the time",
+        {"spec.telemetry.serviceMonitor": {"interval": "0s"}},
+        ('spec.telemetry.serviceMonitor.interval: "0s" is out of bounds; write 1ms to 24h',),
+        "rules",
     ),
     # Several at once.
     Bad(

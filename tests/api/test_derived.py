@@ -3,6 +3,7 @@
 import pytest
 from tests.api.table import EXTERNAL, SMALLEST, edited
 
+from moa_api.fields import canonical_quantity
 from moa_api.v1alpha1 import (
     MoAProfileSpec,
     Upstream,
@@ -110,3 +111,26 @@ def spec_upstreams() -> list[object]:
 def test_an_upstream_knows_its_base_url(endpoint: dict[str, object], url: str) -> None:
     upstream: Upstream = spec(upstreams=[{"name": "qwen", "model": "m", **endpoint}]).upstreams[0]
     assert upstream.base_url("team-a") == url
+
+
+@pytest.mark.parametrize(
+    ("written", "given_back"),
+    [
+        ("0.5", "500m"),
+        ("500m", "500m"),
+        ("1000m", "1"),
+        ("1500m", "1500m"),
+        ("1000", "1k"),
+        ("0", "0"),
+        ("0Mi", "0"),
+        ("1024Mi", "1Gi"),
+        ("1.5Gi", "1536Mi"),
+        ("0.5Ki", "512"),
+        ("0.1Gi", "107374182400m"),
+        ("1500M", "1500M"),
+        ("0.001", "1m"),
+    ],
+)
+def test_a_quantity_is_written_as_an_api_server_gives_it_back(written: str, given_back: str) -> None:
+    assert canonical_quantity(written) == given_back
+    assert canonical_quantity(canonical_quantity(written)) == given_back

@@ -56,7 +56,8 @@ def test_the_api_server_fills_in_every_default_itself() -> None:
 
 def _without_empty(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _without_empty(each) for key, each in value.items() if each not in ([], {}, None)}
+        full = {key: _without_empty(each) for key, each in value.items()}
+        return {key: each for key, each in full.items() if each not in ([], {}, None)}
     return [_without_empty(each) for each in value] if isinstance(value, list) else value
 
 
@@ -85,8 +86,9 @@ def test_it_prints_the_definition_when_asked_nothing(capsys: pytest.CaptureFixtu
 def test_every_place_has_a_type_a_description_and_nothing_kubernetes_refuses() -> None:
     for path, place in places():
         assert "type" in place or "x-kubernetes-int-or-string" in place or path == "", path
-        assert place.get("description") or path == "metadata" or path.endswith("[]"), f"{path} has no description"
-        assert not place.keys() & {"$ref", "anyOf", "oneOf", "allOf", "const", "title", "additionalProperties"}, path
+        assert place.get("description") or path == "metadata" or path[-1] in "]}", f"{path} has no description"
+        assert not place.keys() & {"$ref", "anyOf", "oneOf", "allOf", "const", "title"}, path
+        assert not ("additionalProperties" in place and "properties" in place), path
         Draft4Validator.check_schema({key: value for key, value in place.items() if key != "properties"})
 
 
@@ -124,9 +126,12 @@ def test_keys_that_yaml_1_1_reads_as_booleans_are_quoted() -> None:
     assert not re.search(r"^\s*[yYnN]:", schema.render(), re.MULTILINE)
 
 
-def test_unknown_fields_are_kept_in_parameters_only() -> None:
+def test_unknown_fields_are_kept_only_where_a_schema_is_somebody_elses() -> None:
     kept = {path for path, place in places() if "x-kubernetes-preserve-unknown-fields" in place}
-    assert {path for path in kept if not path.startswith("spec.upstreams[].parameters")} == set()
+    assert {path for path in kept if not path.startswith("spec.upstreams[].parameters")} == {
+        "spec.router.podTemplate.spec",
+        "spec.router.networkPolicy.from[]",
+    }
     assert "spec.upstreams[].parameters" in kept
 
 
@@ -148,3 +153,5 @@ def test_it_is_namespaced_with_status_and_short_name() -> None:
     [version] = spec["versions"]
     assert (version["name"], version["served"], version["storage"]) == ("v1alpha1", True, True)
     assert version["subresources"]["status"] == {}
+    known = {f".{path}" for path, _ in places()}
+    assert set(version["subresources"]["scale"].values()) <= known
