@@ -14,7 +14,7 @@ from moa_router.fusion.prompts import Source, refinement, synthesis
 from moa_router.fusion.report import moa_body, total_usage, usage_body
 from moa_router.fusion.run import PanelCount
 from moa_router.fusion.stages.final import Final, write_answer
-from moa_router.fusion.stages.present import Presenter
+from moa_router.fusion.stages.present import Presenter, present
 from moa_router.fusion.stages.propose import Panel
 from moa_router.telemetry import names
 
@@ -72,15 +72,32 @@ async def fuse(run: Run, chunks: ChunkWriter | None) -> dict[str, object] | None
     race = run.strategy == "First"
     if race and run.request.choices > 1:
         raise bad_request("'n' above 1 cannot be honoured by the strategy First: it returns one candidate.", "n")
-    presenter = None
-    if chunks is not None and not race and run.plan.show != "Never":
-        presenter = Presenter(chunks, as_content=run.plan.show == "Think")
+    shows, as_content = not race and _shows_candidates(run), run.plan.show == "Think"
+    presenter = Presenter(chunks, as_content=as_content) if shows and chunks is not None else None
     candidates, failed = await _panel(run, race=race, presenter=presenter)
     if presenter is not None:
         presenter.close()
-    if race:
+    if race and (candidates or not run.plan.aggregator.chain):
         return _give_first(run, candidates, failed, chunks)
-    return await _aggregate(run, candidates, failed, chunks)
+    answer = await _aggregate(run, candidates, failed, chunks)
+    return _presented(answer, candidates, as_content=as_content) if shows and answer is not None else answer
+
+
+def _shows_candidates(run: Run) -> bool:
+    if run.plan.show == "Think":
+        # a block of text in front of it would spoil an answer that is to be JSON
+        return "StructuredOutput" not in run.request.wants
+    return run.plan.show == "Reasoning"
+
+
+def _presented(answer: dict[str, object], candidates: Sequence[Candidate], *, as_content: bool) -> dict[str, object]:
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else {}
+    message = first.get("message") if isinstance(first, dict) else None
+    if not isinstance(choices, list) or not isinstance(message, dict):
+        return answer
+    shown = {**first, "message": present(message, candidates, as_content=as_content)}
+    return {**answer, "choices": [shown, *choices[1:]]}
 
 
 # -- the panel ---------------------------------------------------------------------------------------------------------
@@ -109,7 +126,7 @@ async def _panel(run: Run, *, race: bool, presenter: Presenter | None) -> tuple[
         failed.extend((f"member {member}", failure) for member, failure in panel.failures)
         count.asked, count.answered, count.quorum = panel.asked, len(panel.candidates), panel.required
         candidates = panel.candidates or candidates
-        _judge_quorum(run, panel, failed)
+        _judge_quorum(run, panel, candidates, failed)
     return candidates, failed
 
 
@@ -128,18 +145,19 @@ def _layer_deadline(run: Run, layer: int, *, race: bool) -> float:
     """When this layer must be over: layers share evenly what the aggregator's share leaves."""
     now, plan = monotonic(), run.plan
     left = run.deadline - now
-    share = 0.0 if race else min(plan.aggregator_share, left * 0.5)
+    nobody_follows = race and not plan.aggregator.chain
+    share = 0.0 if nobody_follows else min(plan.aggregator_share, left * 0.5)
     return now + (left - share) / (plan.panel.layers - layer + 1)
 
 
-def _judge_quorum(run: Run, panel: Panel, failed: Sequence[Failed]) -> None:
+def _judge_quorum(run: Run, panel: Panel, candidates: Sequence[Candidate], failed: Sequence[Failed]) -> None:
     outcome = "met" if panel.met else "unmet" if panel.candidates else "empty"
     run.plan.metrics.quorum.labels(run.plan.name, outcome).inc()
     if outcome == "met":
         return
     if run.plan.panel.fail_unmet:
         raise _unmet(panel, failed)
-    run.degrade("quorum" if panel.candidates else "panel")
+    run.degrade("quorum" if candidates else "panel")
 
 
 def _unmet(panel: Panel, failed: Sequence[Failed]) -> APIError:
@@ -175,7 +193,9 @@ async def _aggregate(
             raise bad_request(
                 "The conversation has images, and no upstream that could answer takes images.", "messages"
             )
-        raise as_error(outcome if chosen is not None and outcome else failed)
+        if chosen is not None and outcome:
+            raise as_error(outcome, what="The aggregator did not answer")
+        raise as_error(failed)
     run.degrade("aggregator")
     return _give(run, chosen, chunks)
 

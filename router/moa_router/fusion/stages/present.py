@@ -1,16 +1,43 @@
-"""Shows candidates to the client while the panel still works."""
+"""Shows candidates to the client: while the panel still works, or in front of an answer that comes as a whole."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping, Sequence
 
+    from moa_router.fusion.candidates import Candidate
     from moa_router.fusion.chunks import ChunkWriter
 
 _OPEN, _CLOSE = "<think>\n", "\n</think>\n\n"
-_BREAKOUT = "</think"
+_BREAKOUT, _HARMLESS = "</think", "</ think"
+_GAP = "\n\n"
+
+
+def present(
+    message: Mapping[str, object], candidates: Sequence[Candidate], *, as_content: bool
+) -> Mapping[str, object]:
+    """A whole answer's message with the candidates shown in front of it, as in a stream.
+
+    Args:
+        message: the message of the answer's first choice.
+        candidates: what the panel wrote; proposed tool calls are not shown, they are the aggregator's to make.
+        as_content: write a `<think>` block of the answer's text instead of `reasoning_content`.
+    """
+    written = [candidate for candidate in candidates if candidate.text]
+    shown = _GAP.join(_title(number, one.member) + one.text for number, one in enumerate(written, 1))
+    if not shown:
+        return message
+    if as_content:
+        block = f"{_OPEN}{shown.replace(_BREAKOUT, _HARMLESS)}{_CLOSE}"
+        return {**message, "content": f"{block}{message.get('content') or ''}"}
+    own = message.get("reasoning_content")
+    return {**message, "reasoning_content": f"{shown}{_GAP}{own}" if own else shown}
+
+
+def _title(number: int, member: str) -> str:
+    return f"[candidate {number}: {member}]\n"
 
 
 class Presenter:
@@ -77,12 +104,12 @@ class Presenter:
     def _begin(self, key: Hashable, member: str, text: str) -> None:
         self._live = key
         self._count += 1
-        gap = "\n\n" if self._opened else ""
+        gap = _GAP if self._opened else ""
         if not self._opened:
             self._opened = True
             if self._as_content:
                 self._chunks.content(_OPEN)
-        self._send(f"{gap}[candidate {self._count}: {member}]\n")
+        self._send(gap + _title(self._count, member))
         if text:
             self._write(text)
 
@@ -91,7 +118,7 @@ class Presenter:
         if not self._as_content:
             self._send(text)
             return
-        text = (self._carry + text).replace(_BREAKOUT, "</ think")
+        text = (self._carry + text).replace(_BREAKOUT, _HARMLESS)
         held = next((size for size in range(len(_BREAKOUT) - 1, 0, -1) if text.endswith(_BREAKOUT[:size])), 0)
         self._carry = text[len(text) - held :]
         self._send(text[: len(text) - held])
