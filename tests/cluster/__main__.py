@@ -40,7 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", parents=[name], help="start a cluster; its last line is for your shell")
     up.add_argument("--provider", choices=["auto", "kubeconfig", "kind", "local"], default="auto")
     up.add_argument("--stage", action="store_true", help="show pods as running although no node runs them")
+    up.add_argument("--nodes", type=int, default=0, metavar="N", help="real nodes, as root; without, nothing runs")
     commands.add_parser("down", parents=[name], help="take down what `up` has started")
+    load = commands.add_parser("load", parents=[name], help="import images on every node")
+    load.add_argument("archives", nargs="+", type=Path, metavar="IMAGE.tar", help="as `docker save` writes them")
     commands.add_parser("status", help="what runs, and how much memory it takes")
     build = commands.add_parser("build", help="compile only")
     build.add_argument("targets", nargs="*", metavar="TARGET", help=f"{', '.join(binaries.TARGETS)} (the first)")
@@ -54,12 +57,15 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     match options.command:
         case "up":
-            cluster = clusters.acquire(options.name, choice=options.provider, stage=options.stage)
+            cluster = clusters.acquire(options.name, choice=options.provider, stage=options.stage, nodes=options.nodes)
             print(f"# {cluster.provider} cluster {cluster.name}")
             print(f"export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}")
         case "down":
+            clusters.sweep()
             found = clusters.take_down(options.name)
             print(f"cluster {options.name} is gone" if found else f"there is no cluster {options.name}")
+        case "load":
+            _named(options.name).load(*options.archives)
         case "status":
             _status()
         case "build":
@@ -93,14 +99,19 @@ def _supervise(directory: Path, announce: int) -> int:
 
 
 def _kubectl(arguments: list[str]) -> NoReturn:
-    name = _default_name()
-    found = [cluster for cluster in clusters.running() if cluster.name == name]
-    cluster = found[0] if found else clusters.acquire(name, choice="kubeconfig", stage=False)
+    cluster = _named(_default_name())
     os.execve(
         cluster.kubectl(),
         ["kubectl", *arguments],
         os.environ | {"KUBECONFIG": str(cluster.kubeconfig)},
     )
+
+
+def _named(name: str) -> clusters.Cluster:
+    found = [cluster for cluster in clusters.running() if cluster.name == name]
+    if not found and not os.environ.get("KUBECONFIG"):
+        raise CannotProvide(f"there is no cluster {name}; start one by `up --name {name}`, or set KUBECONFIG")
+    return found[0] if found else clusters.acquire(name, choice="kubeconfig")
 
 
 def _default_name() -> str:

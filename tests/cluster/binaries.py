@@ -42,13 +42,15 @@ ETCD = Target("go.etcd.io/etcd/server/v3", ("etcd",))
 KUBERNETES = Target("./controlplane", ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"))
 NODE = Target("./node", ("kubelet", "kube-proxy"))
 DNS = Target("./dns", ("coredns",))
+PAUSE = Target("./pause", ("pause",))
 HELM = Target("helm.sh/helm/v4/cmd/helm", ("helm",))
 KUBECONFORM = Target("github.com/yannh/kubeconform/cmd/kubeconform", ("kubeconform",))
 
 CONTROL_PLANE = (PKI, ETCD, KUBERNETES)
+NODES = (NODE, DNS, PAUSE)
 TARGETS = {
     "control-plane": CONTROL_PLANE,
-    "node": (NODE, DNS),
+    "nodes": NODES,
     "helm": (HELM,),
     "kubeconform": (KUBECONFORM,),
 }

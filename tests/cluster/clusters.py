@@ -14,10 +14,13 @@ from tests.cluster.errors import CannotProvide
 from tests.cluster.kind import KindProvider
 from tests.cluster.local import LocalProvider
 from tests.cluster.locking import exclusive
+from tests.cluster.network import MAX_NODES
 from tests.cluster.paths import runtime_root
 from tests.cluster.state import Spec, State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.cluster.processes import Identity
 
 Choice: TypeAlias = Literal["auto", "kubeconfig", "kind", "local"]
@@ -32,8 +35,8 @@ class Provider(Protocol):
         """Why this machine cannot; None if it can."""
         ...
 
-    def prepare(self) -> None:
-        """Do what takes long, once per machine."""
+    def prepare(self, node_count: int) -> None:
+        """Refuse what cannot be, and do what takes long once per machine."""
         ...
 
     def start(self, state: State) -> None:
@@ -46,6 +49,10 @@ class Provider(Protocol):
 
     def stop(self, state: State) -> None:
         """Take the cluster and its state away."""
+        ...
+
+    def load(self, state: State, archives: Sequence[Path]) -> None:
+        """Import images on every node."""
         ...
 
 
@@ -96,6 +103,17 @@ class Cluster:
         """
         ask(self._control(), Request(verb="start", component=component))
 
+    def load(self, *archives: Path) -> None:
+        """Import images on every node, from files as `docker save` writes them.
+
+        Raises:
+            CannotProvide: The cluster is somebody else's; its nodes pull from a registry.
+            ClusterError: There are no nodes, or they refused.
+        """
+        if self.state is None or self.provider == "kubeconfig":
+            raise CannotProvide(f"cluster {self.name} is not ours to load images into")
+        PROVIDERS[self.provider].load(self.state, archives)
+
     def processes(self) -> dict[str, Process]:
         """What runs, by component; the supervisor included.
 
@@ -127,7 +145,13 @@ def select(choice: Choice = "auto") -> Literal["kubeconfig", "kind", "local"]:
 
 
 def acquire(
-    name: str, *, choice: Choice = "auto", stage: bool, holder: Identity | None = None, root: Path | None = None
+    name: str,
+    *,
+    choice: Choice = "auto",
+    stage: bool = False,
+    nodes: int = 0,
+    holder: Identity | None = None,
+    root: Path | None = None,
 ) -> Cluster:
     """The cluster `name`, started if it does not run yet.
 
@@ -135,6 +159,7 @@ def acquire(
         name: Of the cluster; those who say the same name share it. Ignored where `KUBECONFIG` says which to use.
         choice: The provider. `auto` takes `KUBECONFIG` if set, then kind, then one of our own.
         stage: Whether a cluster of our own gets the stage loop.
+        nodes: How many nodes a cluster of our own gets, 8 at most; with one the stage has no place.
         holder: Keep it while this process lives, or until `release`; None keeps it until `take_down`.
         root: Where clusters live; this user's own place by default.
 
@@ -143,18 +168,21 @@ def acquire(
         ClusterError: It can, and it went wrong.
         TimeoutError: Another process has been starting or stopping a cluster for a quarter of an hour.
     """
+    if nodes > MAX_NODES or (nodes and stage):
+        raise CannotProvide(f"a cluster has the stage, or 1 to {MAX_NODES} nodes")
     chosen = select(choice)
     if chosen == "kubeconfig":
         return _given()
     provider = PROVIDERS[chosen]
-    provider.prepare()
+    provider.prepare(nodes)
     root = root or runtime_root()
     with exclusive(_lock(root), _LOCK_DEADLINE):
         _sweep(root)
         state = State.named(root, name)
         spec = state.spec()
         if spec is None or not PROVIDERS[spec.provider].running(state):
-            spec = _start(state, Spec(name=name, provider=chosen, kept=holder is None, stage=stage), holder)
+            spec = Spec(name=name, provider=chosen, kept=holder is None, stage=stage, nodes=nodes)
+            _start(state, spec, holder)
         elif holder is not None:
             state.hold(holder)
     return _cluster(state, spec)
@@ -184,27 +212,35 @@ def take_down(name: str, root: Path | None = None) -> bool:
         return True
 
 
+def sweep(root: Path | None = None) -> None:
+    """Remove what killed supervisors and killed test runs have left behind; every start does it too."""
+    root = root or runtime_root()
+    with exclusive(_lock(root), _LOCK_DEADLINE):
+        _sweep(root)
+
+
 def running(root: Path | None = None) -> list[Cluster]:
     """The clusters that this user runs."""
     found = [(state, state.spec()) for state in State.all(root or runtime_root())]
     return [_cluster(state, spec) for state, spec in found if spec and PROVIDERS[spec.provider].running(state)]
 
 
-def _start(state: State, spec: Spec, holder: Identity | None) -> Spec:
+def _start(state: State, spec: Spec, holder: Identity | None) -> None:
     state.remove()
     state.create(spec)
     if holder is not None:
         state.hold(holder)
     PROVIDERS[spec.provider].start(state)
-    return spec
 
 
 def _sweep(root: Path) -> None:
     # What `kill -9` has left behind; the kernel has taken a local cluster's processes with its supervisor.
     for state in State.all(root):
         spec = state.spec()
-        if spec is None or (spec.provider == "local" and not PROVIDERS["local"].running(state)):
+        if spec is None:
             state.remove()
+        elif spec.provider == "local" and not PROVIDERS["local"].running(state):
+            PROVIDERS["local"].stop(state)
         elif spec.provider == "kind" and not spec.kept and not state.held():
             PROVIDERS["kind"].stop(state)
 

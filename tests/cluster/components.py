@@ -9,7 +9,7 @@ from tests.cluster.errors import ClusterError
 from tests.cluster.processes import die_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from tests.cluster.state import State
 
@@ -63,9 +63,30 @@ class Components:
         for name in reversed(list(self._running)):
             await self.stop(name)
 
-    async def ended(self, name: str) -> int:
-        """Wait for a program's own end; its exit status."""
-        return await self._running[name].wait()
+    async def until(self, name: str, ready: Coroutine[None, None, None]) -> None:
+        """Wait for `ready`, as long as the program lives.
+
+        Raises:
+            ClusterError: The program ended, or `ready` raised `TimeoutError`; with the end of its log.
+        """
+        waiting = asyncio.create_task(ready, name=f"{name} ready")
+        ending = asyncio.create_task(self._running[name].wait(), name=f"{name} ends")
+        try:
+            await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                raise ClusterError(f"{name} ended with status {ending.result()}:\n{self._state.log_tail(name)}")
+            await waiting
+        except TimeoutError as error:
+            reason = str(error) or "it was not ready in time"
+            raise ClusterError(f"{name}: {reason}\n{self._state.log_tail(name)}") from error
+        finally:
+            waiting.cancel()
+            ending.cancel()
+            await asyncio.gather(waiting, ending, return_exceptions=True)
+
+    def log_tail(self, name: str) -> str:
+        """The last that a program has said."""
+        return self._state.log_tail(name)
 
     def alive(self, name: str) -> bool:
         """Whether a program runs."""

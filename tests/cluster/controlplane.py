@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ETCD = "etcd"
 API_SERVER = "kube-apiserver"
 CONTROLLER_MANAGER = "kube-controller-manager"
+SCHEDULER = "kube-scheduler"
 
 # Sockets in the state directory: no port to collide with, and nobody else may open them. etcd wants something that
 # looks like a port; the file is then called `etcd:0`.
@@ -65,11 +66,11 @@ def etcd(binaries: Binaries) -> list[str]:
     ]
 
 
-def kube_apiserver(binaries: Binaries, state: State, endpoint: Endpoint) -> list[str]:
+def kube_apiserver(binaries: Binaries, state: State, endpoint: Endpoint, *, nodes: bool) -> list[str]:
     """The API server, with its own defaults for admission (Pod Security included) and no audit log.
 
     It shares its port with the socket by which the supervisor has reserved it, so that the port stays the cluster's own
-    while the server is down.
+    while the server is down. Without nodes it does not offer itself as a Service, for nobody could follow.
     """
     pki = state.pki
     return [
@@ -79,7 +80,6 @@ def kube_apiserver(binaries: Binaries, state: State, endpoint: Endpoint) -> list
         f"--secure-port={endpoint.port}",
         "--permit-port-sharing=true",
         f"--advertise-address={endpoint.advertised}",
-        "--endpoint-reconciler-type=none",
         f"--service-cluster-ip-range={endpoint.service_range}",
         "--allow-privileged=true",
         "--authorization-mode=Node,RBAC",
@@ -91,14 +91,35 @@ def kube_apiserver(binaries: Binaries, state: State, endpoint: Endpoint) -> list
         f"--service-account-key-file={pki / 'sa.pub'}",
         f"--service-account-signing-key-file={pki / 'sa.key'}",
         "--profiling=false",
+        *(_kubelet_access(pki) if nodes else ["--endpoint-reconciler-type=none"]),
     ]
 
 
-def kube_controller_manager(binaries: Binaries, state: State, kubeconfig: Path) -> list[str]:
+def _kubelet_access(pki: Path) -> list[str]:
+    return [
+        f"--kubelet-certificate-authority={pki / 'ca.crt'}",
+        f"--kubelet-client-certificate={pki / 'kubelet-client.crt'}",
+        f"--kubelet-client-key={pki / 'kubelet-client.key'}",
+        "--kubelet-preferred-address-types=InternalIP",
+    ]
+
+
+def kube_scheduler(binaries: Binaries, kubeconfig: Path) -> list[str]:
+    """The scheduler, where there are nodes to choose from."""
+    return [
+        str(binaries.path(SCHEDULER)),
+        f"--kubeconfig={kubeconfig}",
+        "--leader-elect=false",
+        "--secure-port=0",
+        "--profiling=false",
+    ]
+
+
+def kube_controller_manager(binaries: Binaries, state: State, kubeconfig: Path, *, nodes: bool) -> list[str]:
     """The controllers, each under its own service account, as a real cluster has them.
 
-    The rate limits are lifted because a thousand Deployments at once is a test here; the node's grace period because
-    the stage's node cannot report while the API server is stopped on purpose.
+    The rate limits are lifted because a thousand Deployments at once is a test here; the grace period of the stage's
+    node because it cannot report while the API server is stopped on purpose.
     """
     pki = state.pki
     return [
@@ -112,8 +133,9 @@ def kube_controller_manager(binaries: Binaries, state: State, kubeconfig: Path) 
         f"--cluster-signing-cert-file={pki / 'ca.crt'}",
         f"--cluster-signing-key-file={pki / 'ca.key'}",
         "--allocate-node-cidrs=false",
-        "--node-monitor-grace-period=1h",
+        f"--flex-volume-plugin-dir={state.directory / 'volume-plugins'}",
         "--kube-api-qps=500",
         "--kube-api-burst=1000",
         "--profiling=false",
+        *([] if nodes else ["--node-monitor-grace-period=1h"]),
     ]

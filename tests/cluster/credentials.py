@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import json
 import subprocess
 from typing import TYPE_CHECKING
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_pascal
 from tests.cluster.errors import ClusterError
@@ -112,7 +112,8 @@ def write_kubeconfig(path: Path, server: str, pki: Path, user: str, cluster: str
         "contexts": [{"name": cluster, "context": {"cluster": cluster, "user": user}}],
     }
     path.touch(mode=0o600)
-    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    # JSON is YAML of which every reader knows that "n" is a name and not a truth value.
+    path.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 def _encoded(path: Path) -> str:

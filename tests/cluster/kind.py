@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -9,11 +10,15 @@ from typing import TYPE_CHECKING
 from tests.cluster.errors import CannotProvide, ClusterError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from tests.cluster.state import State
 
 _PROBE_DEADLINE = 20.0
 _START_DEADLINE = 600.0
 _STOP_DEADLINE = 120.0
+_LOAD_DEADLINE = 600.0
 _ENGINES = ("docker", "podman", "nerdctl")
 
 
@@ -28,7 +33,7 @@ class KindProvider:
             return f"kind is here, and no container engine answers ({', '.join(_ENGINES)})"
         return None
 
-    def prepare(self) -> None:
+    def prepare(self, node_count: int) -> None:
         """Refuse what kind cannot be asked for.
 
         Raises:
@@ -45,7 +50,9 @@ class KindProvider:
             ClusterError: kind refused; says what it said.
         """
         try:
-            _kind(_START_DEADLINE, "create", "cluster", *_named(state), "--wait=300s")
+            spec = state.spec()
+            config = _config(spec.nodes if spec else 0)
+            _kind(_START_DEADLINE, "create", "cluster", *_named(state), "--wait=300s", "--config=-", given=config)
         except ClusterError:
             self.stop(state)
             raise
@@ -63,6 +70,15 @@ class KindProvider:
         _kind(_STOP_DEADLINE, "delete", "cluster", *_named(state))
         state.remove()
 
+    def load(self, state: State, archives: Sequence[Path]) -> None:
+        """Import images on every node.
+
+        Raises:
+            ClusterError: kind refused; says what it said.
+        """
+        for archive in archives:
+            _kind(_LOAD_DEADLINE, "load", "image-archive", str(archive), f"--name=moa-{state.name}")
+
 
 def _named(state: State) -> tuple[str, str]:
     return (f"--name=moa-{state.name}", f"--kubeconfig={state.kubeconfig}")
@@ -79,9 +95,17 @@ def _answers(engine: str) -> bool:
     return done.returncode == 0
 
 
-def _kind(wait: float, *arguments: str) -> str:
+def _config(nodes: int) -> str:
+    workers = [{"role": "worker"}] * nodes if nodes > 1 else []
+    return json.dumps(
+        {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": [{"role": "control-plane"}, *workers]}
+    )
+
+
+def _kind(wait: float, *arguments: str, given: str = "") -> str:
+    command = ["kind", *arguments]
     try:
-        done = subprocess.run(["kind", *arguments], capture_output=True, text=True, timeout=wait, check=False)
+        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=wait, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ClusterError(f"kind {' '.join(arguments[:2])}: {error}") from error
     if done.returncode:

@@ -8,18 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.cluster import binaries
-from tests.cluster.errors import ClusterError
+from tests.cluster import binaries, nodes
+from tests.cluster.control import Request, ask
+from tests.cluster.errors import CannotProvide, ClusterError
+from tests.cluster.node_pool import remove_leftovers
 from tests.cluster.paths import REPOSITORY
 from tests.cluster.supervisor import READY, START_DEADLINE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.cluster.state import State
 
 _LAUNCH_DEADLINE = 30.0
 _STOP_DEADLINE = 30.0
+_LOAD_DEADLINE = 300.0
 _KILL_DEADLINE = 5.0
 _LONGEST_ANNOUNCEMENT = 64 * 1024
 
@@ -33,13 +39,16 @@ class LocalProvider:
             return f"a cluster of our own needs Linux, and this is {sys.platform}"
         return binaries.unavailable()
 
-    def prepare(self) -> None:
+    def prepare(self, node_count: int) -> None:
         """Compile what is missing.
 
         Raises:
-            CannotProvide: It does not compile here.
+            CannotProvide: It does not compile here, or nodes are asked for where none can run.
         """
-        binaries.ensure(binaries.CONTROL_PLANE)
+        reason = nodes.unavailable() if node_count else None
+        if reason is not None:
+            raise CannotProvide(reason)
+        binaries.ensure([*binaries.CONTROL_PLANE, *(binaries.NODES if node_count else ())])
 
     def start(self, state: State) -> None:
         """Start the supervisor and wait until the cluster works.
@@ -89,7 +98,31 @@ class LocalProvider:
             gone = supervisor.end(signal.SIGTERM, _STOP_DEADLINE) or supervisor.end(signal.SIGKILL, _KILL_DEADLINE)
             if not gone:
                 raise ClusterError(f"the supervisor of cluster {state.name} (pid {supervisor.pid}) does not die")
+        remove_leftovers(state)
         state.remove()
+
+    def load(self, state: State, archives: Sequence[Path]) -> None:
+        """Import images on every node.
+
+        Raises:
+            ClusterError: There are no nodes, or containerd refused; says what it said.
+        """
+        processes = ask(state.control_socket, Request(verb="report")).processes
+        inits = [_only_child(process.pid) for name, process in processes.items() if nodes.is_component(name)]
+        if not inits:
+            raise ClusterError(f"cluster {state.name} has no nodes to load images on")
+        for init in inits:
+            for archive in archives:
+                # The node has its own mounts, and everything else of the machine's files.
+                enter = ["nsenter", f"--target={init}", "--mount"]
+                command = [*enter, "ctr", "--namespace=k8s.io", "images", "import", str(archive.resolve())]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_DEADLINE, check=False)
+                if done.returncode:
+                    raise ClusterError(f"{archive}: {done.stderr.strip()}")
+
+
+def _only_child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()[0])
 
 
 def _read(descriptor: int, wait: float) -> str:

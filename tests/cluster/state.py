@@ -31,6 +31,8 @@ class Spec(BaseModel):
     """Runs until it is taken down; otherwise it ends with the last process that holds it."""
     stage: bool
     """Whether the stage loop plays the node."""
+    nodes: int = 0
+    """How many real nodes there are."""
 
 
 @dataclass(frozen=True)

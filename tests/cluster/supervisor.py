@@ -14,12 +14,14 @@ import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from tests.cluster import binaries, control, controlplane, credentials
+from tests.cluster import binaries, control, controlplane
+from tests.cluster.assembly import LocalCluster
 from tests.cluster.components import Components
-from tests.cluster.errors import ClusterError
-from tests.cluster.kube import KubeClient, eventually_ok
+from tests.cluster.errors import CannotProvide, ClusterError
+from tests.cluster.fabric import Fabric
 from tests.cluster.locking import try_lock
-from tests.cluster.processes import Identity, resident_bytes
+from tests.cluster.node_pool import remove_leftovers
+from tests.cluster.processes import Identity
 from tests.cluster.stage import Stage
 from tests.cluster.state import State
 
@@ -30,13 +32,11 @@ if TYPE_CHECKING:
     from tests.cluster.state import Spec
 
 READY = "ready"
-START_DEADLINE = 180.0
+START_DEADLINE = 300.0
 
-_READY_DEADLINE = 60.0
 _ABANDONED_CHECK = 0.5
-# TEST-NET-1 (RFC 5737): without nodes nobody connects to it, and the server insists on an address that is not loopback.
-_UNREACHABLE = "192.0.2.1"
-_DEFAULT_ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
+# TEST-NET-2 (RFC 5737): without nodes nobody connects to it, and the server insists on an address that is not loopback.
+_UNREACHABLE = "198.51.100.1"
 
 
 def main(directory: Path, announce_fd: int) -> int:
@@ -70,7 +70,7 @@ async def _until_told(state: State, announcement: FileIO) -> int:
         await serving
     except asyncio.CancelledError:
         return 0
-    except (ClusterError, OSError, TimeoutError) as error:
+    except (CannotProvide, ClusterError, OSError, TimeoutError) as error:
         _announce(announcement, str(error))
         return 1
     finally:
@@ -80,90 +80,27 @@ async def _until_told(state: State, announcement: FileIO) -> int:
 
 async def _serve(state: State, spec: Spec, announcement: FileIO) -> None:
     async with AsyncExitStack() as owned:
-        reservation = owned.enter_context(_reserve("127.0.0.1"))
-        address, port = reservation.getsockname()
-        cluster = LocalCluster(state, controlplane.Endpoint(address, port, advertised=_UNREACHABLE))
-        owned.push_async_callback(cluster.components.stop_all)
+        components = Components(state)
+        owned.callback(remove_leftovers, state)
+        owned.push_async_callback(components.stop_all)
+        fabric = await Fabric.build(components, binaries.cached().path("pause")) if spec.nodes else None
+        address = str(fabric.network.host) if fabric else "127.0.0.1"
+        reservation = owned.enter_context(_reserve(address))
+        cluster = LocalCluster(
+            state, spec, components, _endpoint(address, reservation.getsockname()[1], fabric), fabric
+        )
         await cluster.start()
         if spec.stage:
-            stage = Stage(await owned.enter_async_context(cluster.client()))
-            await owned.enter_async_context(stage)
+            await owned.enter_async_context(Stage(await owned.enter_async_context(cluster.client())))
         await owned.enter_async_context(control.serving(state.control_socket, cluster.handle))
         _announce(announcement, READY)
         await _abandoned(state, kept=spec.kept)
 
 
-class LocalCluster:
-    """The components of one control plane in the order of their needs."""
-
-    def __init__(self, state: State, endpoint: controlplane.Endpoint) -> None:
-        self.components = Components(state)
-        self._state = state
-        self._endpoint = endpoint
-        programs = binaries.cached()
-        self._pki_tool = programs.path("pki")
-        self._controllers = state.pki / "controller-manager.kubeconfig"
-        self._commands = {
-            controlplane.ETCD: controlplane.etcd(programs),
-            controlplane.API_SERVER: controlplane.kube_apiserver(programs, state, endpoint),
-            controlplane.CONTROLLER_MANAGER: controlplane.kube_controller_manager(programs, state, self._controllers),
-        }
-
-    def client(self) -> KubeClient:
-        """An administrator's connection."""
-        return KubeClient.from_pki(self._endpoint.url, self._state.pki, "admin")
-
-    async def start(self) -> None:
-        """Everything, until pods can be created.
-
-        Raises:
-            ClusterError: A component ended or did not become ready; says which, with the end of its log.
-        """
-        state, url = self._state, self._endpoint.url
-        wanted = controlplane.certificates(self._endpoint)
-        credentials.issue(self._pki_tool, state.pki, f"{state.name}-ca", wanted)
-        credentials.write_kubeconfig(state.kubeconfig, url, state.pki, "admin", f"moa-{state.name}")
-        credentials.write_kubeconfig(self._controllers, url, state.pki, "controller-manager", state.name)
-        await self._start(controlplane.ETCD)
-        await self._start(controlplane.API_SERVER)
-        # Started before the API server is ready they meet missing roles and back off for seconds.
-        await self._start(controlplane.CONTROLLER_MANAGER)
-
-    async def handle(self, request: control.Request) -> control.Answer:
-        """Do what a control request says."""
-        if request.verb == "report":
-            pids = self.components.pids() | {"supervisor": os.getpid()}
-            found = {name: control.Process(pid=pid, resident_bytes=resident_bytes(pid)) for name, pid in pids.items()}
-            return control.Answer(processes=found)
-        if request.component not in self._commands:
-            raise ClusterError(f"no component {request.component!r}; there are {', '.join(self._commands)}")
-        if request.verb == "stop":
-            await self.components.stop(request.component)
-        else:
-            await self._start(request.component)
-        return control.Answer()
-
-    async def _start(self, name: str) -> None:
-        await self.components.start(name, self._commands[name])
-        works = {controlplane.API_SERVER: "/readyz", controlplane.CONTROLLER_MANAGER: _DEFAULT_ACCOUNT}.get(name)
-        if works is not None:
-            await self._until_works(name, works)
-
-    async def _until_works(self, name: str, path: str) -> None:
-        async with self.client() as client:
-            ready = asyncio.create_task(eventually_ok(client, path, _READY_DEADLINE), name=f"{name} ready")
-            ended = asyncio.create_task(self.components.ended(name), name=f"{name} ended")
-            try:
-                await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
-                if ended.done():
-                    raise ClusterError(f"{name} ended with status {ended.result()}:\n{self._state.log_tail(name)}")
-                await ready
-            except TimeoutError as error:
-                raise ClusterError(f"{name}: {error}\n{self._state.log_tail(name)}") from error
-            finally:
-                ready.cancel()
-                ended.cancel()
-                await asyncio.gather(ready, ended, return_exceptions=True)
+def _endpoint(address: str, port: int, fabric: Fabric | None) -> controlplane.Endpoint:
+    if fabric is None:
+        return controlplane.Endpoint(address, port, advertised=_UNREACHABLE)
+    return controlplane.Endpoint(address, port, advertised=address, service_range=str(fabric.network.services))
 
 
 def _reserve(address: str) -> socket.socket:

@@ -44,6 +44,7 @@ class Machine:
         self.root.mkdir()
         monkeypatch.delenv("KUBECONFIG", raising=False)
         monkeypatch.delenv("MOA_REQUIRE_CLUSTER", raising=False)
+        monkeypatch.delenv("MOA_REQUIRE_NODES", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
         monkeypatch.setenv("GO_CALLS", str(self.calls["go"]))
         monkeypatch.setenv("KIND_CALLS", str(self.calls["kind"]))
@@ -114,7 +115,7 @@ def test_a_kind_cluster_is_made_shared_and_deleted(machine: Machine) -> None:
             process.kill()
     named = f"--name=moa-c --kubeconfig={first.kubeconfig}"
     assert machine.said_to("kind") == [
-        f"create cluster {named} --wait=300s",
+        f"create cluster {named} --wait=300s --config=-",
         "get clusters",
         f"delete cluster {named}",
     ]
@@ -174,7 +175,10 @@ def test_the_pinned_version_names_the_cache(machine: Machine) -> None:
     assert binaries.cached().directory.name.startswith(f"{binaries.version()}-")
 
 
-@pytest.mark.parametrize(("required", "outcome"), [("", "1 skipped"), ("1", "1 error")])
+@pytest.mark.parametrize(
+    ("required", "outcome"),
+    [("", "2 skipped"), ("MOA_REQUIRE_CLUSTER", "1 skipped, 1 error"), ("MOA_REQUIRE_NODES", "1 skipped, 1 error")],
+)
 def test_without_a_cluster_tests_are_skipped_with_the_reason_unless_one_is_required(
     machine: Machine, required: str, outcome: str
 ) -> None:
@@ -182,9 +186,10 @@ def test_without_a_cluster_tests_are_skipped_with_the_reason_unless_one_is_requi
         [
             *(sys.executable, "-m", "pytest", "-rsE", "-p", "no:cacheprovider"),
             "tests/cluster/test_control_plane.py::test_objects_can_be_applied",
+            "tests/cluster/test_nodes.py::test_logs_and_exec_work_on_every_node",
         ],
         cwd=REPOSITORY,
-        env={**os.environ, "MOA_REQUIRE_CLUSTER": required, "COLUMNS": "300"},
+        env={**os.environ, "COLUMNS": "300", **({required: "1"} if required else {})},
         capture_output=True,
         text=True,
         timeout=100,
