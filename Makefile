@@ -8,7 +8,7 @@ SOURCES := crds/moa_api router/moa_router simulator/moa_simulator
 CHECKED := $(SOURCES) tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type bench crds lock clean
+.PHONY: help setup demo test lint type bench crds docs lock clean
 
 help: ## explain every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,10 @@ bench: $(VENV)/.ready ## measure the router against a bare relay, on this machin
 
 crds: $(VENV)/.ready ## write crds/moaprofiles.yaml from the models
 	$(BIN)/python -m moa_api.schema --write crds/moaprofiles.yaml
+
+docs: $(VENV)/.ready ## write the references in docs/ from the code
+	$(BIN)/python -m moa_api.reference --write docs/profile.md
+	$(BIN)/python -m moa_router.telemetry.reference --write docs/metrics.md
 
 # name a package with UPGRADE=… to renew it alone
 lock: $(VENV)/.ready ## renew requirements/*.txt, with hashes
