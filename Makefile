@@ -8,7 +8,7 @@ SOURCES := crds/moa_api router/moa_router simulator/moa_simulator
 CHECKED := $(SOURCES) tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type bench crds docs lock clean
+.PHONY: help setup demo test lint type bench crds docs cluster cluster-down lock clean
 
 help: ## explain every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,12 @@ bench: $(VENV)/.ready ## measure the router against a bare relay, on this machin
 
 crds: $(VENV)/.ready ## write crds/moaprofiles.yaml from the models
 	$(BIN)/python -m moa_api.schema --write crds/moaprofiles.yaml
+
+cluster: $(VENV)/.ready ## start a Kubernetes to play with (NODES=2: with real nodes) and print its KUBECONFIG
+	$(BIN)/python -m tests.cluster up $(if $(NODES),--nodes $(NODES),--stage)
+
+cluster-down: $(VENV)/.ready ## stop exactly what `make cluster` started
+	$(BIN)/python -m tests.cluster down
 
 docs: $(VENV)/.ready ## write the references in docs/ from the code
 	$(BIN)/python -m moa_api.reference --write docs/profile.md
