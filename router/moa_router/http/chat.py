@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROUTE = "/v1/chat/completions"
+#: Seconds a request may take beyond its deadline, to end in good order.
+OVERTIME = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -150,7 +152,9 @@ class ChatCompletions:
                 "internal",
                 {names.GEN_AI_OPERATION_NAME: "invoke_workflow", names.GEN_AI_WORKFLOW_NAME: plan.name},
             )
-        answer = await self._answer(run, target, mode, chunks)
+        # every call has its deadline; this one is for defects of ours, which must not make anybody wait for ever
+        async with asyncio.timeout_at(self._loop.time() + timeout + OVERTIME):
+            answer = await self._answer(run, target, mode, chunks)
         if run.degraded:
             exchange.outcome = "degraded"
         if answer is None:

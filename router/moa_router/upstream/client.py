@@ -505,7 +505,7 @@ class Call:
         usage = self.usage
         if usage is None:
             # a call that was refused or never sent produced nothing: that is the exact count and no estimate
-            refused = self.failure is not None and self.failure.status is not None
+            refused = self._status not in {0, 200} or (self.failure is not None and self.failure.unsent)
             usage = self.usage = Usage(output=self.deltas, estimated=self._holding and not refused)
         elif self.choices > 1 and usage.output < self.deltas:
             # llama.cpp reports one choice of several; what arrived is the better lower bound

@@ -59,6 +59,7 @@ class Failure:
         param: the request field the upstream objected to, by its own word.
         context_overflow: the prompt does not fit the model's context window.
         refused: the feature it seems to lack.
+        unsent: the request did not reach the upstream.
     """
 
     outcome: CallOutcome
@@ -68,15 +69,17 @@ class Failure:
     param: str | None = None
     context_overflow: bool = False
     refused: Feature | None = None
+    unsent: bool = False
 
 
 def from_transport(error: TransportError) -> Failure:
     """Say what a broken exchange means for its call."""
     match error.kind:
         case "connect_timeout":
-            return Failure("timeout", "could not be reached in time")
+            return Failure("timeout", "could not be reached in time", unsent=True)
         case "connect" | "tls":
-            return Failure("reset", "could not be reached" if error.kind == "connect" else "failed its TLS handshake")
+            reason = "could not be reached" if error.kind == "connect" else "failed its TLS handshake"
+            return Failure("reset", reason, unsent=True)
         case "invalid":
             return Failure("invalid", "sent something that is not HTTP")
         case _:
