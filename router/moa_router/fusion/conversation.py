@@ -80,11 +80,15 @@ def _seam_in_message(message: bytes) -> tuple[bytes, bytes] | None:
     end = start + len(value) - 1
     before, after = message[:end], message[end:]
     if value.startswith(b'"'):
-        return (before + rb"\n\n" if len(value) > 2 else before), after  # noqa: PLR2004 - an empty string is two quotes
-    if value.startswith(b"["):
+        seam = (before + rb"\n\n" if len(value) > 2 else before), after  # noqa: PLR2004 - an empty string is two quotes
+    elif value.startswith(b"["):
         comma = b"," if value[1:-1].strip() else b""
-        return before.rstrip() + comma + b'{"type":"text","text":"', b'"}' + after
-    return None
+        seam = before.rstrip() + comma + b'{"type":"text","text":"', b'"}' + after
+    else:
+        return None
+    # a key may be spelled with escapes, and something nested look just like it
+    changed = _MESSAGE.decode(b"x".join(seam)).get("content")
+    return None if changed is None or bytes(changed) == value else seam
 
 
 def _only_place(message: bytes, value: bytes) -> int | None:
