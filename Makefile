@@ -49,8 +49,7 @@ cluster-down: $(VENV)/.ready ## stop exactly what `make cluster` started
 	$(BIN)/python -m tests.cluster down
 
 docs: $(VENV)/.ready ## write the references in docs/ from the code
-	$(BIN)/python -m moa_api.reference --write docs/profile.md
-	$(BIN)/python -m moa_router.telemetry.reference --write docs/metrics.md
+	$(BIN)/python docs/write.py
 
 # name a package with UPGRADE=… to renew it alone
 lock: $(VENV)/.ready ## renew requirements/*.txt, with hashes

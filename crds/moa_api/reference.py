@@ -1,12 +1,9 @@
 """The reference of a MoAProfile's fields, made from the CustomResourceDefinition.
 
-``python -m moa_api.reference`` prints it, ``--write FILE`` writes it. A test fails when `docs/profile.md` differs.
+`make docs` writes it to `docs/profile.md`; a test fails when that differs.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final, cast
 
 import yaml
@@ -99,19 +96,3 @@ def _schema(value: JsonValue) -> Schema:
 
 def _properties(schema: Schema) -> Mapping[str, Schema]:
     return cast("Mapping[str, Schema]", schema.get("properties", {}))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints or writes the reference; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Write the reference of a MoAProfile's fields.")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write it there instead of printing it")
-    options = parser.parse_args(arguments)
-    if options.write is None:
-        sys.stdout.write(render())
-    else:
-        options.write.write_text(render())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,8 @@
 """The reference of metrics and spans, made from `names`.
 
-``python -m moa_router.telemetry.reference`` prints it, ``--write FILE`` writes it. A test fails when
-`docs/metrics.md` differs.
+`make docs` writes it to `docs/metrics.md`; a test fails when that differs.
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, get_args
 
 from moa_router.telemetry import names
@@ -66,19 +61,3 @@ def render() -> str:
     ]
     lines += ["", _SPANS.format(version=names.SEMANTIC_CONVENTIONS)]
     return "\n".join(lines)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print or write the reference; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Write the reference of metrics and spans.")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write it there instead of printing it")
-    options = parser.parse_args(arguments)
-    if options.write is None:
-        sys.stdout.write(render())
-    else:
-        options.write.write_text(render())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
