@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._exchange: PooledExchange | None = None
         self._used = False
         self._paused = False
+        self._touched = False
         self._clear()
 
     @property
@@ -92,6 +93,7 @@ class Connection(asyncio.Protocol):
     def carry(self, exchange: PooledExchange) -> None:
         """Send a request."""
         self._exchange = exchange
+        self._touched = False
         exchange.connection = self
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -240,14 +242,14 @@ class Connection(asyncio.Protocol):
         self._complete = False
         self._persistent = False
         self._until_close = False
-        self._touched = False
 
     def _is_flood(self) -> bool:
         """Whether too many bytes came that are no body: heads, chunk extensions, trailers."""
         if not self._body and not self._complete:
             return True
-        head = sum(len(name) + len(value) for name, value in self._headers.items())
-        return not self._head_told and head > self._max_head
+        if self._head_told:
+            return False
+        return sum(len(name) + len(value) for name, value in self._headers.items()) > self._max_head
 
     def _tell(self, exchange: PooledExchange) -> None:
         """Tell the sink what the parser found; the sink may cancel the exchange at any point."""

@@ -21,7 +21,7 @@ class EventSplitter:
     byte for byte what nearly every server sends; carriage returns are only paid for by streams that have some.
 
     Args:
-        max_event_bytes: size at which an event is refused.
+        max_event_bytes: size, terminator included, above which an event is refused.
     """
 
     __slots__ = ("_after_return", "_begun", "_buffer", "_limit", "_searched")
@@ -36,34 +36,36 @@ class EventSplitter:
     def feed(self, data: bytes) -> list[bytes]:
         """Take bytes in; returns the events they complete.
 
+        Comments alone are an event, too, so that a relay can pass them on; `data_of` finds nothing in them.
+
         Raises:
             EventTooLarge: an event outgrew the limit.
         """
         if self._begun and not self._buffer and not self._after_return and data.endswith(b"\n\n") and b"\r" not in data:
-            if data.count(b"\n\n") == 1 and len(data) <= self._limit and data[0] != _LINE_FEED:
+            if data.find(b"\n\n") == len(data) - 2 and data[0] != _LINE_FEED and len(data) <= self._limit:
                 return [data]
             return self._checked([event + b"\n\n" for event in data.split(b"\n\n")])
         return self._feed_slowly(data)
 
     def close(self) -> bytes:
         """The rest of a stream that has ended: an event without its terminator, which by the standard is none."""
-        rest, self._buffer = bytes(self._buffer), bytearray()
+        rest, self._buffer = bytes(self._buffer.lstrip(b"\n")), bytearray()
         self._searched = 0
         return rest
 
     def _feed_slowly(self, data: bytes) -> list[bytes]:
         self._buffer += self._normalised(data)
         if not self._begun:
-            if _BOM.startswith(self._buffer[:3]) and len(self._buffer) < len(_BOM):
+            if len(self._buffer) < len(_BOM) and _BOM.startswith(self._buffer):
                 return []
             self._begun = True
             if self._buffer.startswith(_BOM):
-                del self._buffer[:3]
+                del self._buffer[: len(_BOM)]
         end = self._buffer.rfind(b"\n\n", max(self._searched - 1, 0))
         if end < 0:
             self._searched = len(self._buffer)
             if len(self._buffer) > self._limit:
-                raise EventTooLarge
+                raise self._too_large()
             return []
         whole = bytes(self._buffer[: end + 2])
         del self._buffer[: end + 2]
@@ -85,8 +87,11 @@ class EventSplitter:
         # more blank lines than one between two events leave empty ones and line feeds in front
         found = [event.lstrip(b"\n") for event in events]
         if any(len(event) > self._limit for event in found):
-            raise EventTooLarge
+            raise self._too_large()
         return [event for event in found if event]
+
+    def _too_large(self) -> EventTooLarge:
+        return EventTooLarge(f"an event is larger than {self._limit} bytes")
 
 
 def data_of(event: bytes) -> bytes | None:

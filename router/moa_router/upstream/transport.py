@@ -9,15 +9,17 @@ compression, no upgrade, no pipelining.
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import socket
 import ssl as tls
+from ipaddress import ip_address
 from time import monotonic
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import urlsplit
 
-import httptools
+import aiohappyeyeballs
+
+from moa_router.upstream.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,18 +28,17 @@ ErrorKind = Literal["connect", "connect_timeout", "tls", "reset", "invalid"]
 
 #: Bodies up to this size are copied into one write; larger ones are handed over in parts.
 JOIN_BYTES = 64 * 1024
-AGE_JITTER = 0.1
+#: Seconds after which the next of several addresses is tried as well (RFC 8305, section 8).
+HAPPY_EYEBALLS_DELAY = 0.25
+#: Seconds a TLS peer may take to say goodbye when an origin is closed.
+FAREWELL_SECONDS = 1.0
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_PATH = re.compile(r"/[\x21-\x7e]*")
 _PORTS = {"http": 80, "https": 443}
-_NO_BODY = frozenset({204, 304})
-#: Header names as servers write them, decoded once.
-_NAMES = {
-    spelling.encode(): name
-    for name in ("content-type", "content-length", "transfer-encoding", "date", "server", "connection", "x-request-id")
-    for spelling in (name, name.title())
-}
+#: Headers that `Route.send` writes itself; a second one would let two servers read two different requests.
+_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding"})
 
 
 class TransportError(Exception):
@@ -55,7 +56,12 @@ class TransportError(Exception):
 
 
 class Sink(Protocol):
-    """Takes a response; called synchronously as bytes arrive."""
+    """Takes a response; called synchronously as bytes arrive.
+
+    It hears exactly one of `on_end` and `on_error`, unless the exchange is cancelled, and may cancel, pause or send
+    from any of its methods: the connection is free again when `on_end` is called. What it raises goes to the loop's
+    exception handler; raised before the end it costs the connection and comes back as an `invalid` error.
+    """
 
     def on_head(self, status: int, headers: Mapping[str, str], /) -> None:
         """Status and headers (names in lower case, repeated ones joined by commas)."""
@@ -78,11 +84,14 @@ class Exchange(Protocol):
     """A request under way."""
 
     def cancel(self) -> None:
-        """End it: the sink hears nothing more, and the connection is closed so that the peer sees it at once."""
+        """End it: the sink hears nothing more, and the connection is closed so that the peer sees it at once.
+
+        Does nothing to one that has ended.
+        """
         ...
 
     def pause(self) -> None:
-        """Stop reading from the connection; the peer will feel it."""
+        """Stop reading from the connection, so that the peer feels it; what was read already is still delivered."""
         ...
 
     def resume(self) -> None:
@@ -99,7 +108,7 @@ class Route(Protocol):
         Args:
             headers: further header lines, encoded, each with its `\r\n`.
             body: the body, in parts.
-            sink: what takes the response.
+            sink: what takes the response; it hears nothing before this has returned.
         """
         ...
 
@@ -107,14 +116,23 @@ class Route(Protocol):
 class Origin:
     """One scheme, host and port, and the connections to it.
 
+    Connections are kept warm for a while and the last one used is used first, so that a falling load needs fewer. A
+    response that came whole leaves its connection for the next request; any other end closes it.
+
     Args:
-        url: e.g. `http://vllm.models:8000`.
+        url: scheme, host and port, e.g. `http://vllm.models:8000`.
         ssl: the TLS context; needed for https.
-        connect_timeout: seconds a connection may take to be made, TLS included.
+        connect_timeout: seconds a connection may take to be made, name resolution and TLS included.
         max_idle: connections kept for later.
         max_age: seconds after which a connection is not used again, so that load follows scaling; spread by 10 %.
         idle_timeout: seconds after which an unused connection is closed.
-        max_header_bytes: size of a response head at which it is refused.
+        max_header_bytes: size of a response head at which it is refused; bounds everything else that is no body, too.
+
+    Attributes:
+        host: the host's name or address, without brackets.
+        port: its port.
+        max_age: as given.
+        max_header_bytes: as given.
 
     Raises:
         ValueError: the URL is none that can be called.
@@ -131,24 +149,21 @@ class Origin:
         idle_timeout: float = 30.0,
         max_header_bytes: int = 65536,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise ValueError(f"not an http or https URL with a host: {url!r}")
-        if (ssl is None) == (parts.scheme == "https"):
+        scheme, self.host, self.port, self._authority = _split(url)
+        if (ssl is None) == (scheme == "https"):
             raise ValueError("a TLS context belongs to https and to nothing else")
-        self.host = parts.hostname
-        self.port = parts.port or _PORTS[parts.scheme]
         self.max_age = max_age
         self.max_header_bytes = max_header_bytes
-        self._authority = parts.netloc.rpartition("@")[2]
         self._ssl = ssl
         self._connect_timeout = connect_timeout
         self._max_idle = max_idle
         self._idle_timeout = idle_timeout
-        self._idle: list[_Connection] = []
-        self._active: set[_Connection] = set()
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._open: set[Connection] = set()
+        # in the order of their last use; a dict forgets any of them at once
+        self._idle: dict[Connection, None] = {}
+        self._connecting: dict[asyncio.Task[None], PooledExchange] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        self._all_gone = asyncio.Event()
         self._closed = False
 
     @property
@@ -158,420 +173,302 @@ class Origin:
 
     @property
     def active(self) -> int:
-        """Connections with a request on them."""
-        return len(self._active)
+        """Connections with a request on them; counted anew each time."""
+        return sum(connection.busy for connection in self._open)
 
     def route(self, method: str, path: str, headers: Mapping[str, str]) -> Route:
         """Compile the head of requests.
 
+        Args:
+            method: the method, e.g. `POST`.
+            path: path and query, percent-encoded.
+            headers: what every request carries; host and framing are added.
+
         Raises:
-            ValueError: a header or the path cannot be sent; a value that cannot is not repeated, it may be a secret.
+            ValueError: something of it cannot be sent; a value that cannot is not repeated, it may be a secret.
         """
-        if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
-            raise ValueError(f"not a path that can be requested: {path!r}")
+        if not _TOKEN.fullmatch(method) or method == "CONNECT":
+            raise ValueError(f"not a method that can be requested: {method!r}")
+        if not _PATH.fullmatch(path):
+            raise ValueError(f"not a path that can be requested: {path!r}; write it from its first slash, encoded")
         for name, value in headers.items():
             if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
                 raise ValueError(f"header {name!r} has characters that cannot be sent")
+            if name.lower() in _OWN_HEADERS:
+                raise ValueError(f"header {name!r} is written by the transport; leave it out")
         lines = [f"{method} {path} HTTP/1.1", f"host: {self._authority}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        return _Route(self, "\r\n".join(lines).encode("latin-1") + b"\r\n")
+        return _Route(self, "\r\n".join(lines).encode("latin-1") + b"\r\n", head_only=method == "HEAD")
 
     async def aclose(self) -> None:
-        """Close every connection; requests under way end with a `reset`."""
+        """Close every connection; requests under way end with a `reset`, and later ones too."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for task in self._connecting:
+            self._sweeper = None
+        connecting = dict(self._connecting)
+        for task, exchange in connecting.items():
             task.cancel()
-        for connection in (*self._idle, *self._active):
+            # a task that has not begun to run will never tell
+            exchange.fail("reset", "the connection pool was closed")
+        for connection in tuple(self._open):
             connection.close()
-        await asyncio.gather(*self._connecting, return_exceptions=True)
-        # transports close with the loop's next turn
-        await asyncio.sleep(0)
+        await asyncio.gather(*connecting, return_exceptions=True)
+        if self._open:
+            self._all_gone.clear()
+            try:
+                async with asyncio.timeout(FAREWELL_SECONDS):
+                    await self._all_gone.wait()
+            except TimeoutError:
+                for connection in tuple(self._open):
+                    connection.drop()
 
     # -- for exchanges and connections ------------------------------------------------------------------------------
 
-    def begin(self, exchange: _Exchange) -> None:
+    def begin(self, exchange: PooledExchange) -> None:
         """Send a request on a warm connection, or on a new one."""
-        now = monotonic()
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable(now):
-                self.activate(connection, exchange)
-                return
-            connection.close()
+        idle = self._idle
+        if idle:
+            now = monotonic()
+            while idle:
+                connection, _ = idle.popitem()
+                if connection.usable(now):
+                    connection.carry(exchange)
+                    return
+                connection.close()
         self.begin_fresh(exchange)
 
-    def begin_fresh(self, exchange: _Exchange) -> None:
+    def begin_fresh(self, exchange: PooledExchange) -> None:
         """Send a request on a new connection."""
+        loop = asyncio.get_running_loop()
         if self._closed:
-            exchange.loop.call_soon(exchange.fail, TransportError("reset", "the connection pool is closed"))
+            loop.call_soon(exchange.fail, "reset", "the connection pool is closed")
             return
-        task = exchange.connecting = exchange.loop.create_task(self._connect(exchange))
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        task = exchange.connecting = loop.create_task(self._connect(exchange))
+        self._connecting[task] = exchange
+        task.add_done_callback(self._connecting.pop)
 
-    def activate(self, connection: _Connection, exchange: _Exchange) -> None:
-        """Put a request on a connection."""
-        self._active.add(connection)
-        connection.begin(exchange)
+    def opened(self, connection: Connection) -> None:
+        """A connection stands."""
+        self._open.add(connection)
 
-    def give_back(self, connection: _Connection) -> None:
-        """A connection whose request is over: keep it if it is good for another."""
-        self._active.discard(connection)
-        if self._closed or len(self._idle) >= self._max_idle or not connection.reusable:
+    def gone(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self._open.discard(connection)
+        self._idle.pop(connection, None)
+        if not self._open:
+            self._all_gone.set()
+
+    def give_back(self, connection: Connection) -> None:
+        """A connection whose request is over and that is good for another, if it is wanted."""
+        now = monotonic()
+        if self._closed or len(self._idle) >= self._max_idle or not connection.usable(now):
             connection.close()
             return
-        connection.idle_since = monotonic()
-        self._idle.append(connection)
+        connection.idle_since = now
+        self._idle[connection] = None
         if self._sweeper is None:
-            self._sweeper = connection.loop.call_later(self._idle_timeout, self._sweep, connection.loop)
+            self._sweep_in(self._idle_timeout)
 
-    def forget(self, connection: _Connection) -> None:
-        """A connection is gone."""
-        self._active.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
-
-    async def _connect(self, exchange: _Exchange) -> None:
-        loop = exchange.loop
+    async def _connect(self, exchange: PooledExchange) -> None:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(self, loop),
-                    self.host,
-                    self.port,
-                    ssl=self._ssl,
-                    server_hostname=self.host if self._ssl is not None else None,
-                )
+                connection = await self._dial()
         except TimeoutError:
-            exchange.fail(TransportError("connect_timeout", "no connection within the time for it"))
+            exchange.fail("connect_timeout", "no connection within the time for it")
         except tls.SSLError:
-            exchange.fail(TransportError("tls", "the TLS handshake failed"))
-        except OSError:
-            exchange.fail(TransportError("connect", "no connection can be made"))
+            exchange.fail("tls", "the TLS handshake failed")
+        except (OSError, RuntimeError):
+            # uvloop has RuntimeErrors for some system errors
+            exchange.fail("connect", "no connection can be made")
         except asyncio.CancelledError:
-            exchange.fail(TransportError("reset", "the connection pool was closed"))
+            exchange.fail("reset", "the request was given up while it had no connection")
             raise
         else:
             exchange.connecting = None
-            if exchange.done:
-                self.give_back(connection)
-            else:
-                self.activate(connection, exchange)
+            connection.carry(exchange)
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Close what was unused for too long: one timer for all connections."""
+    async def _dial(self) -> Connection:
+        """Make a connection to whichever of the host's addresses answers first."""
+        loop = asyncio.get_running_loop()
+        name = None if self._ssl is None else self.host
+        if _is_address(self.host):
+            _, connection = await loop.create_connection(
+                self._connection, self.host, self.port, ssl=self._ssl, server_hostname=name
+            )
+            return connection
+        infos = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        peer = await aiohappyeyeballs.start_connection(infos, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY)
+        try:
+            _, connection = await loop.create_connection(
+                self._connection, sock=peer, ssl=self._ssl, server_hostname=name
+            )
+        except BaseException:
+            peer.close()
+            raise
+        return connection
+
+    def _connection(self) -> Connection:
+        return Connection(self)
+
+    def _sweep_in(self, seconds: float) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(seconds, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what was unused for too long: one timer for all connections, and none while there are none."""
         self._sweeper = None
         now = monotonic()
-        for connection in tuple(self._idle):
-            if now - connection.idle_since >= self._idle_timeout:
-                self._idle.remove(connection)
-                connection.close()
+        stale = [connection for connection in self._idle if now - connection.idle_since >= self._idle_timeout]
+        for connection in stale:
+            del self._idle[connection]
+            connection.close()
         if self._idle:
-            due = self._idle[0].idle_since + self._idle_timeout
-            self._sweeper = loop.call_at(due, self._sweep, loop)
+            oldest = next(iter(self._idle))
+            self._sweep_in(oldest.idle_since + self._idle_timeout - now)
 
 
-class _Route:
-    __slots__ = ("_head", "_origin")
+class PooledExchange:
+    """A request, from the moment it is sent until its sink has heard the last of it; an `Exchange`.
 
-    def __init__(self, origin: Origin, head: bytes) -> None:
-        self._origin = origin
-        self._head = head
+    Attributes:
+        parts: the request in bytes; let go with the first byte of the response.
+        sink: what hears of it.
+        head_only: whether the response has no body whatever its head says (HEAD).
+        paused: whether its sink wants no more for now.
+        connecting: the task that makes a connection for it, while there is one.
+        connection: what it is on, while it is.
+    """
 
-    def send(self, headers: bytes, body: Sequence[bytes], sink: Sink) -> _Exchange:
-        size = sum(map(len, body))
-        head = b"%b%bcontent-length: %d\r\n\r\n" % (self._head, headers, size)
-        parts = (b"".join((head, *body)),) if size <= JOIN_BYTES else (head, *body)
-        exchange = _Exchange(self._origin, parts, sink)
-        self._origin.begin(exchange)
-        return exchange
+    __slots__ = ("_done", "_origin", "_retried", "connecting", "connection", "head_only", "parts", "paused", "sink")
 
-
-class _Exchange:
-    """A request, from the moment it is sent until its sink has heard the last of it."""
-
-    __slots__ = ("_origin", "_retried", "connecting", "connection", "done", "loop", "parts", "sink")
-
-    def __init__(self, origin: Origin, parts: tuple[bytes, ...], sink: Sink) -> None:
-        self._origin = origin
-        self._retried = False
+    def __init__(self, origin: Origin, parts: tuple[bytes, ...], sink: Sink, *, head_only: bool) -> None:
         self.parts = parts
         self.sink = sink
-        self.loop = asyncio.get_running_loop()
+        self.head_only = head_only
+        self.paused = False
         self.connecting: asyncio.Task[None] | None = None
-        self.connection: _Connection | None = None
-        self.done = False
+        self.connection: Connection | None = None
+        self._origin = origin
+        self._retried = False
+        self._done = False
 
     def cancel(self) -> None:
-        if self.done:
+        """End it; the sink hears nothing more."""
+        if self._done:
             return
-        self.done = True
-        if self.connecting is not None:
-            self.connecting.cancel()
-        connection, self.connection = self.connection, None
+        connecting, connection = self.connecting, self.connection
+        self._settle()
+        if connecting is not None:
+            connecting.cancel()
         if connection is not None:
             connection.drop()
 
     def pause(self) -> None:
+        """Stop reading."""
+        self.paused = True
         if self.connection is not None:
             self.connection.pause()
 
     def resume(self) -> None:
+        """Read on."""
+        self.paused = False
         if self.connection is not None:
             self.connection.resume()
 
-    def fail(self, error: TransportError) -> None:
-        """Tell the sink that it is over."""
-        if self.done:
-            return
-        self.done = True
-        self.connecting = self.connection = None
+    def end(self) -> None:
+        """Tell the sink that the response is whole."""
+        self._settle()
         try:
-            self.sink.on_error(error)
-        except Exception as defect:  # noqa: BLE001 - a sink's defect must not take the connection's place with it
+            self.sink.on_end()
+        except Exception as defect:  # noqa: BLE001 - a sink's defect is not its connection's
+            self.report(defect)
+
+    def fail(self, kind: ErrorKind, message: str) -> None:
+        """Tell the sink that it is over, unless it has heard so or wants to hear nothing."""
+        if self._done:
+            return
+        self._settle()
+        try:
+            self.sink.on_error(TransportError(kind, message))
+        except Exception as defect:  # noqa: BLE001 - a sink's defect is not its connection's
             self.report(defect)
 
     def lost(self, *, untouched: bool) -> None:
-        """The connection is gone.
+        """Its connection is gone.
 
         A server may close an idle connection in the very moment a request is put on it. Such a request is sent once
-        more, on a new connection: not one byte of a response has come, so nothing of an answer can have been
-        produced for it twice. RFC 9110 9.2.2 leaves that to the client's knowledge for methods that are not
-        idempotent; a chat completion changes nothing at the server.
+        more, on a new connection, never twice, and never when a byte of a response was seen. RFC 9110, section 9.2.2
+        keeps clients from repeating a POST unless they know better. Here we do: a server that closes a connection it
+        has served before, without a byte of an answer, is nearly always this race; and should it have read the request
+        nevertheless, a completion changes nothing there: the worst is one answer computed in vain.
+
+        Args:
+            untouched: whether the connection had served before and gave no byte for this request.
         """
         self.connection = None
-        if untouched and not self._retried and not self.done:
+        if untouched and not self._retried and not self._done:
             self._retried = True
             self._origin.begin_fresh(self)
         else:
-            self.fail(TransportError("reset", "the connection was closed before the response was whole"))
+            self.fail("reset", "the connection was closed before the response was whole")
 
     def report(self, defect: Exception) -> None:
-        """Say on the loop's exception handler that a sink has failed."""
-        self.loop.call_exception_handler({"message": "a response sink failed", "exception": defect})
+        """Say on the loop's exception handler that the sink has failed."""
+        context = {"message": "a response sink failed", "exception": defect}
+        asyncio.get_running_loop().call_exception_handler(context)
+
+    def _settle(self) -> None:
+        self._done = True
+        self.connecting = self.connection = None
+        self.parts = ()
 
 
-class _Connection(asyncio.Protocol):
-    """A connection, idle or with one request on it. What the parser finds is collected, then told to the sink."""
+class _Route:
+    __slots__ = ("_head", "_head_only", "_origin")
 
-    __slots__ = (
-        "_body",
-        "_born",
-        "_complete",
-        "_exchange",
-        "_head_bytes",
-        "_head_seen",
-        "_head_told",
-        "_headers",
-        "_max_age",
-        "_max_head",
-        "_origin",
-        "_parser",
-        "_paused",
-        "_persistent",
-        "_status",
-        "_touched",
-        "_transport",
-        "_until_close",
-        "_used",
-        "idle_since",
-        "loop",
-    )
-
-    def __init__(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.idle_since = 0.0
+    def __init__(self, origin: Origin, head: bytes, *, head_only: bool) -> None:
         self._origin = origin
-        self._born = monotonic()
-        self._max_age = origin.max_age * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)  # noqa: S311 - a spread
-        self._max_head = origin.max_header_bytes
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
-        self._exchange: _Exchange | None = None
-        self._used = False
-        self._paused = False
-        self._reset()
+        self._head = head
+        self._head_only = head_only
 
-    @property
-    def reusable(self) -> bool:
-        """Whether another request may be put on it."""
-        transport = self._transport
-        return transport is not None and not transport.is_closing() and monotonic() - self._born < self._max_age
+    def send(self, headers: bytes, body: Sequence[bytes], sink: Sink) -> PooledExchange:
+        size = sum(map(len, body))
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (self._head, headers, size)
+        parts = (b"".join((head, *body)),) if size <= JOIN_BYTES else (head, *body)
+        exchange = PooledExchange(self._origin, parts, sink, head_only=self._head_only)
+        self._origin.begin(exchange)
+        return exchange
 
-    def usable(self, now: float) -> bool:
-        """Whether it is still good after having been idle."""
-        transport = self._transport
-        return transport is not None and not transport.is_closing() and now - self._born < self._max_age
 
-    def begin(self, exchange: _Exchange) -> None:
-        """Send a request."""
-        self._exchange = exchange
-        exchange.connection = self
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            self.loop.call_soon(self._lose)
-        elif len(exchange.parts) == 1:
-            transport.write(exchange.parts[0])
-        else:
-            transport.writelines(exchange.parts)
+def _split(url: str) -> tuple[str, str, int, str]:
+    """Scheme, host, port and authority of an origin's URL."""
+    parts = urlsplit(url)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("credentials do not belong into an upstream's URL; send them as a header")
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError(f"not an http or https URL with a host: {url!r}")
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise ValueError(f"not an origin: {url!r}; leave out what follows the host and port")
+    port = parts.port
+    host = _encoded(parts.hostname)
+    authority = f"[{host}]" if ":" in host else host
+    return parts.scheme, host, port or _PORTS[parts.scheme], authority if port is None else f"{authority}:{port}"
 
-    def drop(self) -> None:
-        """The request on it is no longer wanted."""
-        self._exchange = None
-        self._origin.forget(self)
-        if self._transport is not None:
-            self._transport.abort()
 
-    def close(self) -> None:
-        """Close it; a request on it is lost."""
-        if self._transport is not None:
-            self._transport.abort() if self._exchange is not None else self._transport.close()
-        self._lose()
+def _encoded(host: str) -> str:
+    """A host as it goes over the wire."""
+    try:
+        encoded = host if _is_address(host) else host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise ValueError(f"not a host name: {host!r}") from error
+    if not encoded.isprintable() or " " in encoded:
+        raise ValueError(f"not a host name: {host!r}")
+    return encoded
 
-    def pause(self) -> None:
-        """Stop reading."""
-        if not self._paused and self._transport is not None and not self._transport.is_closing():
-            self._paused = True
-            self._transport.pause_reading()
 
-    def resume(self) -> None:
-        """Read on."""
-        if self._paused and self._transport is not None and not self._transport.is_closing():
-            self._paused = False
-            self._transport.resume_reading()
-
-    # -- asyncio ----------------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection stands."""
-        # uvloop's transports are no asyncio.Transport by class, only by what they do
-        self._transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("socket")
-        if peer is not None:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes are here."""
-        exchange = self._exchange
-        if exchange is None:
-            # nobody asked for them: whatever they are, they would be taken for the next request's response
-            self.close()
-            return
-        self._touched = True
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refuse("what came is not an HTTP response")
-            return
-        if self._head_bytes > self._max_head:
-            self._refuse("the response's head is too large")
-            return
-        try:
-            self._tell(exchange)
-        except Exception as defect:  # noqa: BLE001 - see report()
-            exchange.report(defect)
-            exchange.cancel()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        self._transport = None
-        self._origin.forget(self)
-        exchange = self._exchange
-        if exchange is not None and self._until_close and self._head_told and exc is None:
-            # a body without a length ends with its connection
-            self._exchange = None
-            exchange.connection, exchange.done = None, True
-            exchange.sink.on_end()
-            return
-        self._lose()
-
-    # -- httptools --------------------------------------------------------------------------------------------------
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header line."""
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > self._max_head:
-            return
-        key = _NAMES.get(name) or name.decode("latin-1").lower()
-        text = value.decode("latin-1")
-        known = self._headers.get(key)
-        self._headers[key] = text if known is None else f"{known}, {text}"
-
-    def on_headers_complete(self) -> None:
-        """The head is whole; an interim one (1xx) is skipped."""
-        status = self._parser.get_status_code()
-        if status < 200:  # noqa: PLR2004
-            self._headers.clear()
-            return
-        self._status = status
-        self._head_seen = True
-        framed = "content-length" in self._headers or "transfer-encoding" in self._headers
-        self._until_close = not framed and status not in _NO_BODY
-
-    def on_body(self, body: bytes) -> None:
-        """Some of the body."""
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        """The message is whole."""
-        if self._head_seen:
-            self._complete = True
-            # llhttp forgets the message's headers behind this
-            self._persistent = self._parser.should_keep_alive() and not self._until_close
-
-    # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _reset(self) -> None:
-        self._status = 0
-        self._headers: dict[str, str] = {}
-        self._head_bytes = 0
-        self._head_seen = False
-        self._head_told = False
-        self._body: list[bytes] = []
-        self._complete = False
-        self._until_close = False
-        self._persistent = False
-        self._touched = False
-
-    def _tell(self, exchange: _Exchange) -> None:
-        """Tell the sink what the parser found; the sink may cancel the exchange at any point."""
-        if not self._head_told:
-            if not self._head_seen:
-                return
-            self._head_told = True
-            exchange.sink.on_head(self._status, self._headers)
-        if self._body and self._exchange is exchange:
-            body, self._body = self._body, []
-            exchange.sink.on_body(body[0] if len(body) == 1 else b"".join(body))
-        if self._complete and self._exchange is exchange:
-            self._finish(exchange)
-
-    def _finish(self, exchange: _Exchange) -> None:
-        self._exchange = None
-        exchange.connection, exchange.done = None, True
-        reuse = self._persistent
-        self._reset()
-        self._used = True
-        self.resume()
-        if reuse:
-            self._origin.give_back(self)
-        else:
-            self._origin.forget(self)
-            self.close()
-        exchange.sink.on_end()
-
-    def _refuse(self, message: str) -> None:
-        exchange, self._exchange = self._exchange, None
-        self._origin.forget(self)
-        if self._transport is not None:
-            self._transport.abort()
-        if exchange is not None:
-            exchange.fail(TransportError("invalid", message))
-
-    def _lose(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        self._origin.forget(self)
-        if exchange is not None:
-            exchange.lost(untouched=self._used and not self._touched)
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
