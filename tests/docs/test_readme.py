@@ -113,7 +113,7 @@ def test_curl_gets_a_fused_answer(commands: Commands) -> None:
         ["bash", "-c", commands.command(block)], cwd=ROOT, capture_output=True, timeout=DEADLINE, check=True
     )
     answer = json.loads(result.stdout)
-    assert answer["model"] == "research"
+    assert answer["model"] == "local"
     assert answer["moa"]["panel"]["asked"] == 3
     assert answer["choices"][0]["message"]["content"]
 
