@@ -220,5 +220,9 @@ class EventStream:
         self._timer = self._loop.call_at(due, self._beat)
 
     async def _drain(self, callback: Callable[[], None]) -> None:
-        await self._request.writer.drain()
+        try:
+            await self._request.writer.drain()
+        except ConnectionError:
+            # the client is gone; its request is being cancelled
+            return
         callback()

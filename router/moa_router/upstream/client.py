@@ -366,6 +366,11 @@ class Call:
         self.first_token = monotonic()
         self.span.event(names.EVENT_FIRST_TOKEN)
 
+    @property
+    def paused(self) -> bool:
+        """Whether nobody reads."""
+        return self._paused
+
     def pause(self) -> None:
         """Stop reading: whoever takes the bytes is slow."""
         if self._exchange is not None:

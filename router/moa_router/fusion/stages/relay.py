@@ -129,8 +129,10 @@ class Relay:
             self.finished.set_result(None)
 
     def _hold_back(self, call: Call) -> None:
-        call.pause()
-        self._chunks.outlet.when_unblocked(call.resume)
+        # events that were already read come through all the same
+        if not call.paused:
+            call.pause()
+            self._chunks.outlet.when_unblocked(call.resume)
 
     def _on_odd_event(self, call: Call, event: bytes) -> None:
         data = data_of(event)
@@ -166,6 +168,8 @@ class Relay:
             self._send(chunk)
             if token and self._shape is None:
                 self._shape = learn(event, chunk, self._chunks.head)
+            if self._chunks.outlet.blocked:
+                self._hold_back(call)
         else:
             self._held.append(chunk)
 
