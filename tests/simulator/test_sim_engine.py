@@ -20,10 +20,12 @@ async def leave_after(client: Client, events: int, **fields: object) -> None:
 
 
 async def test_what_exceeds_the_slots_waits_in_order(serve: Serve) -> None:
-    client = await serve(max_concurrent=1, inter_token=0.01, tokens=3)
+    client = await serve(max_concurrent=1, inter_token=0.01, tokens=30)
     calls = [asyncio.create_task(client.chat(f"{number}")) for number in range(3)]
-    await client.sim.until(lambda: len(client.sim.calls) == 3)
     engine = client.sim.engine("sim")
+    async with asyncio.timeout(10):
+        while engine.waiting < 2:
+            await asyncio.sleep(0)
     assert (engine.running, engine.waiting) == (1, 2)
     await asyncio.gather(*calls)
     assert (engine.running, engine.waiting) == (0, 0)
