@@ -28,20 +28,24 @@ if TYPE_CHECKING:
     from moa_router.upstream.client import Call, Upstream
     from moa_router.upstream.failure import Feature
 
+#: How long an answer that is whole may take to report its usage, once enough have answered.
+SETTLE_SECONDS = 0.05
+
 
 class _Asked:
     """A call under way, which seats it is to fill and what it has written; the `Receiver` of the call."""
 
-    __slots__ = ("_panel", "drafts", "first", "proposer", "seats", "with_tools")
+    __slots__ = ("_panel", "drafts", "first", "proposer", "seats", "with_tools", "with_usage")
 
     def __init__(
-        self, panel: Panel, proposer: Proposer, seats: Sequence[Seat], first: int, *, with_tools: bool
+        self, panel: Panel, proposer: Proposer, seats: Sequence[Seat], first: int, *, with_tools: bool, with_usage: bool
     ) -> None:
         self._panel = panel
         self.proposer = proposer
         self.seats = seats
         self.first = first
         self.with_tools = with_tools
+        self.with_usage = with_usage
         self.drafts: dict[int, Draft] = {}
 
     def on_event(self, call: Call, event: bytes) -> None:
@@ -96,6 +100,7 @@ class Panel:
         self._asked: dict[Call, _Asked] = {}
         self._launching = 0
         self._grace: asyncio.TimerHandle | None = None
+        self._settled: CancelReason | None = None
         self._finished: asyncio.Future[None] = run.loop.create_future()
         self._reason: CancelReason = "client_gone"
         self._span: Span = run.workflow
@@ -125,7 +130,7 @@ class Panel:
             if self._grace is not None:
                 self._grace.cancel()
             for call in tuple(self._asked):
-                call.cancel(self._reason)
+                self._let_go(call)
             self._run.timings.append(("panel", monotonic() - started))
             if self._run.sampled:
                 self._end_span()
@@ -152,8 +157,9 @@ class Panel:
     def _ask(self, proposer: Proposer, seats: Sequence[Seat], first: int, *, with_tools: bool | None = None) -> None:
         upstream = proposer.site.upstream
         tools = upstream.can("Tools") if with_tools is None else with_tools
-        asked = _Asked(self, proposer, seats, first, with_tools=tools)
         streamed = self._presenter is not None or (len(seats) > 1 and self.required < self.asked)
+        usage = streamed and upstream.can("UsageStream")
+        asked = _Asked(self, proposer, seats, first, with_tools=tools, with_usage=usage)
         if streamed:
             asked.drafts = {index: Draft(seat) for index, seat in enumerate(seats)}
         call = self._run.call(
@@ -186,8 +192,7 @@ class Panel:
             for name, text in self._fields.items()
             if name not in proposer.sampling and name not in own and (asked.with_tools or name not in _TOOL_FIELDS)
         )
-        running = proposer.site.upstream.can("UsageStream")
-        rest = fields + encode_fields(own) + stream_fields(stream=streamed, running_usage=running) + b"}"
+        rest = fields + encode_fields(own) + stream_fields(stream=streamed, running_usage=asked.with_usage) + b"}"
         return (proposer.head, *messages, proposer.encoded + rest)
 
     def _client_fields(self) -> Mapping[str, bytes]:
@@ -281,22 +286,20 @@ class Panel:
                 self._presenter.end(draft)
         finished = {index for index, draft in asked.drafts.items() if draft.finish is not None}
         left = [seat for index, seat in enumerate(seats) if index not in finished]
+        request = self._run.request
         if self._finished.done() or failure.status is None or call.deltas:
             self._fail(left, failure)
-        elif failure.refused == "UsageStream" and call.streamed and _unlearned(upstream, "UsageStream"):
+        elif failure.refused == "UsageStream" and asked.with_usage and _lacks(upstream, "UsageStream"):
             self._ask(proposer, seats, asked.first, with_tools=asked.with_tools)
-        elif (
-            failure.refused == "Vision" and self._run.request.conversation.has_images and _unlearned(upstream, "Vision")
-        ):
+        elif failure.refused == "Vision" and request.conversation.has_images and _lacks(upstream, "Vision"):
             # it was never fit to be asked
             self.asked -= len(seats)
             self.required = self._required()
-        elif (
-            failure.refused == "Tools"
-            and asked.with_tools
-            and self._run.request.has_tools
-            and _unlearned(upstream, "Tools")
-        ):
+        elif failure.refused == "Tools" and asked.with_tools and request.has_tools and _lacks(upstream, "Tools"):
+            if self._race:
+                # an answer that could not have called a tool is not the answer asked for
+                self._fail(left, failure)
+                return
             self._ask(proposer, seats, asked.first, with_tools=False)
         elif len(seats) > 1 and failure.outcome == "client_error" and not failure.context_overflow:
             upstream.unlearn("MultipleChoices")
@@ -320,17 +323,33 @@ class Panel:
             return
         if not self._asked:
             self._finish("failed")
+        elif self._settled is not None:
+            self._settle(self._settled)
         elif self.met and self._grace is None:
             self._span.event(names.EVENT_QUORUM_REACHED)
             grace = 0.0 if self._race else self._run.plan.panel.grace
             if grace > 0:
                 self._grace = self._run.loop.call_later(grace, self._grace_over)
             else:
-                self._finish("decided" if self._race else "quorum")
+                self._settle("decided" if self._race else "quorum")
 
     def _grace_over(self) -> None:
         self._span.event(names.EVENT_GRACE_OVER)
-        self._finish("quorum")
+        self._settle("quorum")
+
+    def _settle(self, reason: CancelReason) -> None:
+        """Enough have answered; an answer that lacks no more than its usage is waited for, a moment."""
+        if not any(call.whole and call.usage is None for call in self._asked):
+            self._finish(reason)
+        elif self._settled is None:
+            self._settled = reason
+            self._grace = self._run.loop.call_later(SETTLE_SECONDS, self._finish, reason)
+
+    def _let_go(self, call: Call) -> None:
+        if call.whole:
+            call.complete()
+        else:
+            call.cancel(self._reason)
 
     def _finish(self, reason: CancelReason) -> None:
         if not self._finished.done():
@@ -347,8 +366,7 @@ class Panel:
 _TOOL_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
 
 
-def _unlearned(upstream: Upstream, feature: Feature) -> bool:
+def _lacks(upstream: Upstream, feature: Feature) -> bool:
     """Unlearn a feature; False where the profile insists that the upstream has it."""
-    known = upstream.can(feature)
     upstream.unlearn(feature)
-    return known and not upstream.can(feature)
+    return not upstream.can(feature)
