@@ -45,6 +45,8 @@ _REFUSALS: tuple[tuple[Feature, re.Pattern[str]], ...] = (
 #: llama.cpp of 2025 says this with a 500.
 _OVERFLOW_TYPE = "exceed_context_size_error"
 _PARAM = re.compile(r"^[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}$")
+#: llama.cpp names the field in its message alone.
+_NAMED_FIELD = re.compile(r"Field '([^']*)': ")
 
 
 @dataclass(slots=True, frozen=True)
@@ -105,7 +107,7 @@ def from_error(status: int, error: Mapping[str, object], retry_after: float | No
         # llama.cpp refuses images and tools with a 500
         return Failure("server_error", reason, status, retry_after, refused=refused)
     overflow = status == 413 or _CONTEXT.search(text) is not None  # noqa: PLR2004
-    param = error.get("param")
+    param = error.get("param") or _named_field(error)
     return Failure(
         "client_error",
         "cannot hold the prompt in its context window" if overflow else reason,
@@ -114,6 +116,11 @@ def from_error(status: int, error: Mapping[str, object], retry_after: float | No
         context_overflow=overflow,
         refused=None if overflow else refused,
     )
+
+
+def _named_field(error: Mapping[str, object]) -> str | None:
+    named = _NAMED_FIELD.match(str(error.get("message")))
+    return named[1] if named is not None else None
 
 
 def parse_retry_after(value: str | None) -> float | None:
