@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 RELOAD_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 75.0
+#: Time for clients to hear that their request was cut.
+CUT_SECONDS = 1.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -84,6 +86,7 @@ class Server:
         )
         self._chat = ChatCompletions(self.registry, self.metrics)
         self._admin = Admin(self.registry, self.metrics)
+        self._front: web.ServerRunner | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Addresses]:
@@ -103,24 +106,34 @@ class Server:
                 settings.admin_host,
                 settings.admin_port,
             )
-            client = await _listen(stack, self._client_runner(), settings.host, settings.port)
+            self._front = self._client_runner()
+            client = await _listen(stack, self._front, settings.host, settings.port)
             watcher = asyncio.create_task(self.registry.watch(RELOAD_SECONDS))
             stack.push_async_callback(_cancel, watcher)
             yield Addresses(client, admin)
 
     async def drain(self) -> None:
-        """Become unready, keep accepting for a moment, then wait for what is under way.
+        """Become unready, keep accepting for a moment, then only finish what is under way, and cut it in the end.
 
         Times are the longest that any profile asks for.
         """
         drains = [served.plan.drain for served in self.registry.served]
         self._admin.draining = self._chat.draining = True
         await asyncio.sleep(max((drain.delay for drain in drains), default=0.0))
+        for site in tuple(self._front.sites) if self._front is not None else ():
+            await site.stop()
+        if await self._idle_within(max((drain.timeout for drain in drains), default=0.0)):
+            return
+        logger.warning("drain time is over; requests are cut", extra={"requests": self._chat.in_use.count})
+        self._chat.cut()
+        await self._idle_within(CUT_SECONDS)
+
+    async def _idle_within(self, seconds: float) -> bool:
+        """Whether no request is under way any more, at the latest after this time."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max((drain.timeout for drain in drains), default=0.0)):
+            async with asyncio.timeout(seconds):
                 await self._chat.in_use.idle()
-        if self._chat.in_use.count:
-            logger.warning("drain time is over; requests are cut", extra={"requests": self._chat.in_use.count})
+        return self._chat.in_use.count == 0
 
     def _client_runner(self) -> web.ServerRunner:
         limits = [served.plan.limits for served in self.registry.served]

@@ -21,6 +21,7 @@ from moa_router.fusion.report import waiting_seconds
 from moa_router.fusion.request import parse_chat
 from moa_router.fusion.run import Run
 from moa_router.fusion.stages.final import StreamBrokenError
+from moa_router.http.access import FACTS
 from moa_router.http.auth import authenticate
 from moa_router.http.body import read_body
 from moa_router.http.errors import error_body, error_headers, internal_error, outcome_of
@@ -50,7 +51,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 class Exchange:
     """What is known of one request while it is served, for its end: whoever serves it fills this in."""
 
-    __slots__ = ("mode", "outcome", "profile", "request_id", "run", "started", "stream", "trace")
+    __slots__ = ("cut", "mode", "outcome", "profile", "request_id", "run", "started", "stream", "trace")
 
     def __init__(self, request_id: str, started: float) -> None:
         self.request_id = request_id
@@ -58,6 +59,7 @@ class Exchange:
         self.profile: str = names.UNRESOLVED
         self.mode: str = names.UNRESOLVED
         self.outcome: RequestOutcome = "ok"
+        self.cut = False
         self.run: Run | None = None
         self.stream: EventStream | None = None
         self.trace: Trace = NO_TRACE
@@ -75,12 +77,25 @@ class ChatCompletions:
         self._registry = registry
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
+        self._running: dict[Exchange, asyncio.Task[object] | None] = {}
         self.draining = False
         self.in_use = InUse()
+
+    def cut(self) -> None:
+        """End every request under way because the process must end: clients are told, upstream calls cancelled."""
+        for exchange, task in self._running.items():
+            if task is None:
+                continue
+            exchange.cut = True
+            if exchange.run is not None:
+                exchange.run.close("shutdown")
+            task.cancel()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one request; every outcome is a response, but for a client that has gone."""
         exchange = Exchange(_request_id(request), monotonic())
+        task = self._running[exchange] = asyncio.current_task()
+        request[FACTS] = lambda: _log_facts(exchange)
         with self.in_use:
             try:
                 return await self._serve(request, exchange)
@@ -89,12 +104,18 @@ class ChatCompletions:
             except StreamBrokenError as broken:
                 return self._refuse(request, exchange, broken.error)
             except asyncio.CancelledError:
+                if task is None or not exchange.cut:
+                    exchange.outcome = "cancelled"
+                    raise
+                task.uncancel()
+                refusal = self._refuse(request, exchange, _shutting_down())
                 exchange.outcome = "cancelled"
-                raise
+                return refusal
             except Exception:
                 logger.exception("request failed", extra=_log_facts(exchange))
                 return self._refuse(request, exchange, internal_error())
             finally:
+                del self._running[exchange]
                 self._finish(exchange)
 
     async def _serve(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
@@ -324,10 +345,15 @@ def _random_id() -> str:
     return f"{random.getrandbits(96):024x}"
 
 
+def _shutting_down() -> APIError:
+    return APIError(503, "The router is shutting down; ask again.", code="shutting_down", retry_after=1.0)
+
+
 def _log_facts(exchange: Exchange) -> dict[str, object]:
     return {
         "request_id": exchange.request_id,
         "trace_id": exchange.trace.trace_id,
         "profile": exchange.profile,
         "mode": exchange.mode,
+        "outcome": exchange.outcome,
     }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from moa_router.fusion.errors import APIError
+from moa_router.http.access import AccessLog
 from moa_router.http.errors import error_body
 from moa_router.http.wire import BytesResponse
 
@@ -34,10 +35,10 @@ class Front(web.Server):
     """
 
     def __init__(self, routes: Mapping[str, Mapping[str, Handler]], **options: Any) -> None:  # noqa: ANN401 - aiohttp's
-        super().__init__(self._dispatch, handler_cancellation=True, **options)
+        self._options = {**options, "access_log_class": AccessLog}
+        super().__init__(self._dispatch, handler_cancellation=True, **self._options)
         self._routes = {path: dict(methods) for path, methods in routes.items()}
         self._prefixes = [path for path in routes if path.endswith("/")]
-        self._options = options
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of a new connection."""
