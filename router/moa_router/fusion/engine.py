@@ -13,7 +13,7 @@ from moa_router.fusion.failures import as_error
 from moa_router.fusion.prompts import Source, refinement, synthesis
 from moa_router.fusion.report import moa_body, total_usage, usage_body
 from moa_router.fusion.run import PanelCount
-from moa_router.fusion.stages.final import Final, write_answer
+from moa_router.fusion.stages.final import Final, cannot_honour, check_chain, write_answer
 from moa_router.fusion.stages.present import Presenter, present
 from moa_router.fusion.stages.propose import Panel
 from moa_router.telemetry import names
@@ -59,6 +59,22 @@ async def relay(run: Run, site: Site, patience: Patience, chunks: ChunkWriter | 
     return _deliver(run, outcome, chunks)
 
 
+def check(run: Run) -> None:
+    """Refuse what cannot be served, before the headers of a stream leave and the refusal can have no status any more.
+
+    Raises:
+        APIError: 400, naming what the client asks for and nobody here can do.
+    """
+    race = run.strategy == "First"
+    if race and run.request.choices > 1:
+        raise bad_request("'n' above 1 cannot be honoured by the strategy First: it returns one candidate.", "n")
+    asks_panel = _asks_panel(run)
+    if asks_panel:
+        _fit(run, race=race)
+    if not (race and asks_panel):
+        check_chain(run.request, run.plan.aggregator.chain)
+
+
 async def fuse(run: Run, chunks: ChunkWriter | None) -> dict[str, object] | None:
     """Serve a request by the panel and its aggregator.
 
@@ -70,8 +86,6 @@ async def fuse(run: Run, chunks: ChunkWriter | None) -> dict[str, object] | None
         StreamBrokenError: the streamed answer broke off.
     """
     race = run.strategy == "First"
-    if race and run.request.choices > 1:
-        raise bad_request("'n' above 1 cannot be honoured by the strategy First: it returns one candidate.", "n")
     shows, as_content = not race and _shows_candidates(run), run.plan.show == "Think"
     presenter = Presenter(chunks, as_content=as_content) if shows and chunks is not None else None
     candidates, failed = await _panel(run, race=race, presenter=presenter)
@@ -107,9 +121,9 @@ async def _panel(run: Run, *, race: bool, presenter: Presenter | None) -> tuple[
     """Ask the panel, layer by layer; candidates of the last layer that had any."""
     plan, count = run.plan, PanelCount()
     run.panel = count
-    if run.request.conversation.last_role == "tool" and not plan.panel.fuse_tool_turns and plan.aggregator.chain:
+    if not _asks_panel(run):
         return [], []
-    proposers = _fit(run)
+    proposers = _fit(run, race=race)
     candidates: list[Candidate] = []
     failed: list[Failed] = []
     for layer in range(1, plan.panel.layers + 1):
@@ -123,6 +137,9 @@ async def _panel(run: Run, *, race: bool, presenter: Presenter | None) -> tuple[
             presenter=presenter if layer == plan.panel.layers else None,
         )
         await panel.gather()
+        if not panel.asked:
+            # every member has refused the images: none was fit to be asked
+            raise cannot_honour("Vision", "no member of the panel")
         failed.extend((f"member {member}", failure) for member, failure in panel.failures)
         count.asked, count.answered, count.quorum = panel.asked, len(panel.candidates), panel.required
         candidates = panel.candidates or candidates
@@ -130,15 +147,27 @@ async def _panel(run: Run, *, race: bool, presenter: Presenter | None) -> tuple[
     return candidates, failed
 
 
-def _fit(run: Run) -> Sequence[Proposer]:
-    """The proposers that can take this request; members that lack vision sit out when there is something to see."""
-    proposers = run.plan.panel.proposers
-    if not run.request.conversation.has_images:
-        return proposers
-    seeing = [proposer for proposer in proposers if proposer.site.upstream.can("Vision")]
-    if not seeing:
-        raise bad_request("The conversation has images, and no member of the panel takes images.", "messages")
-    return seeing
+def _asks_panel(run: Run) -> bool:
+    """A tool's result goes straight to the aggregator where there is one, unless the profile wants it fused."""
+    plan = run.plan
+    is_tool_turn = run.request.conversation.last_role == "tool"
+    return not is_tool_turn or plan.panel.fuse_tool_turns or not plan.aggregator.chain
+
+
+def _fit(run: Run, *, race: bool) -> Sequence[Proposer]:
+    """The proposers that can take this request.
+
+    Members that lack vision sit out when there is something to see. In a race a member writes the answer, and has to
+    honour whatever shapes it.
+    """
+    proposers: Sequence[Proposer] = run.plan.panel.proposers
+    for feature in run.request.wants:
+        if not (race or feature == "Vision"):
+            continue
+        proposers = [proposer for proposer in proposers if proposer.site.upstream.can(feature)]
+        if not proposers:
+            raise cannot_honour(feature, "no member of the panel")
+    return proposers
 
 
 def _layer_deadline(run: Run, layer: int, *, race: bool) -> float:

@@ -31,6 +31,7 @@ Strategy = Literal["Synthesize", "First"]
 AGGREGATOR_SHARE = 0.4
 
 USER_AGENT = "moa-router"
+_LENGTH_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 _TOKENS_PER_PRICE = Decimal(1_000_000)
 _STREAM = b',"stream":true,"stream_options":{"include_usage":true}'
 _STREAM_WITH_RUNNING_USAGE = b',"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
@@ -375,7 +376,8 @@ def _compile_proposers(spec: v1alpha1.MoAProfileSpec, sites: Mapping[str, Site])
     proposers = []
     for member, seats in groups.values():
         site = sites[member.upstream]
-        sampling = _sampling(member) | site.upstream.parameters
+        parameters = site.upstream.parameters
+        sampling = {**_unless_limited(_sampling(member), parameters), **parameters}
         # several greedy samples are one sample, and vLLM refuses to be asked for them
         greedy = fan_out == "Auto" and sampling.get("temperature") == 0
         proposers.append(
@@ -425,6 +427,13 @@ def _compile_aggregator(spec: v1alpha1.MoAProfileSpec, chain: Sequence[Site]) ->
     )
 
 
+def _unless_limited(values: Mapping[str, object], by: Mapping[str, object]) -> Mapping[str, object]:
+    """The values, without a limit of length where somebody with more say sets one: under either of its names."""
+    if _LENGTH_LIMITS.isdisjoint(by):
+        return values
+    return {name: value for name, value in values.items() if name not in _LENGTH_LIMITS}
+
+
 def final_body(
     site: Site,
     messages: Iterable[bytes],
@@ -444,10 +453,9 @@ def final_body(
         stream: whether to ask for a stream.
         running_usage: whether to ask for usage in every chunk.
     """
-    rest = {**defaults, **site.upstream.parameters}
-    if "max_completion_tokens" in fields:
-        rest.pop("max_tokens", None)
-    silent = {name: value for name, value in rest.items() if name not in fields}
+    parameters = site.upstream.parameters
+    silent = {**_unless_limited(defaults, parameters), **parameters}
+    silent = {name: value for name, value in _unless_limited(silent, fields).items() if name not in fields}
     tail = b"".join(b"," + orjson.dumps(name) + b":" + value for name, value in fields.items())
     return (
         body_head(site.upstream),

@@ -147,11 +147,11 @@ def _model(document: Mapping[str, object]) -> str:
     return model
 
 
-def _flag(document: Mapping[str, object], name: str) -> bool:
+def _flag(document: Mapping[str, object], name: str, where: str = "") -> bool:
     value = document.get(name)
     if value is None or isinstance(value, bool):
         return bool(value)
-    raise bad_request(f"'{name}' must be true or false.", name)
+    raise bad_request(f"'{where}{name}' must be true or false.", f"{where}{name}")
 
 
 def _include_usage(document: Mapping[str, object], *, stream: bool) -> bool:
@@ -162,7 +162,8 @@ def _include_usage(document: Mapping[str, object], *, stream: bool) -> bool:
         raise bad_request("'stream_options' is only allowed when 'stream' is true.", "stream_options")
     if not isinstance(options, dict):
         raise bad_request("'stream_options' must be an object.", "stream_options")
-    return _flag(options, "include_usage") or _flag(options, "continuous_usage_stats")
+    wanted = [_flag(options, name, "stream_options.") for name in ("include_usage", "continuous_usage_stats")]
+    return any(wanted)
 
 
 def _choices(document: Mapping[str, object]) -> int:

@@ -166,6 +166,9 @@ class ChatCompletions:
             trace=exchange.trace,
             started=exchange.started,
         )
+        if target.upstream is None and mode != "single":
+            run.strategy = {"first": "First", "synthesize": "Synthesize"}.get(mode, plan.strategy)
+            engine.check(run)
         chunks = self._open_stream(request, exchange, run) if chat.stream else None
         if exchange.trace.sampled:
             run.workflow = exchange.trace.start(
@@ -191,7 +194,6 @@ class ChatCompletions:
             return await engine.relay(run, target.upstream, plan.single_patience, chunks)
         if mode == "single":
             return await engine.relay(run, plan.single, plan.single_patience, chunks)
-        run.strategy = {"first": "First", "synthesize": "Synthesize"}.get(mode, plan.strategy)
         return await engine.fuse(run, chunks)
 
     def _open_stream(self, request: web.BaseRequest, exchange: Exchange, run: Run) -> ChunkWriter:

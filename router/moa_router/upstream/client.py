@@ -39,6 +39,8 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 #: After the answer is complete, how long the response may take to end before its connection is given up.
 LINGER_SECONDS = 1.0
+#: How long a refused feature is not asked for again.
+UNLEARNED_SECONDS = 60.0
 
 
 class Prices:
@@ -116,20 +118,24 @@ class Upstream:
         self.prices = prices
         self.context_length = context_length
         self._declared = capabilities
-        self._refused: set[Feature] = set()
+        self._refused: dict[Feature, float] = {}
 
     def can(self, feature: Feature) -> bool:
         """Whether it can do this, as far as anybody knows."""
-        if feature in self._refused:
+        if feature in self._refused and monotonic() < self._refused[feature] + UNLEARNED_SECONDS:
             return False
         return self._declared is None or feature == "UsageStream" or feature in self._declared
 
     def unlearn(self, feature: Feature) -> None:
-        """Remember that it refused; a capability the profile declares is believed over a refusal."""
-        if feature in self._refused or (self._declared is not None and feature in self._declared):
+        """Remember, for a while, that it refused; a capability the profile declares is believed over a refusal.
+
+        Not for ever: what one client sends may be refused in words that sound as if nobody's would be taken.
+        """
+        if self._declared is not None and feature in self._declared:
             return
-        self._refused.add(feature)
-        logger.warning("upstream lacks a capability", extra={"upstream": self.name, "capability": feature})
+        if feature not in self._refused:
+            logger.warning("upstream lacks a capability", extra={"upstream": self.name, "capability": feature})
+        self._refused[feature] = monotonic()
 
 
 class Site:

@@ -74,7 +74,7 @@ def test_choices(n: int | None, choices: int) -> None:
         ({"stream": 1}, "stream"),
         ({"stream_options": {}}, "stream_options"),
         ({"stream": True, "stream_options": []}, "stream_options"),
-        ({"stream": True, "stream_options": {"include_usage": 1}}, "include_usage"),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"n": 0}, "n"),
         ({"n": MAX_CHOICES + 1}, "n"),
         ({"n": True}, "n"),

@@ -19,7 +19,8 @@ from tests.router.wire.harness import (
 )
 
 MARKED = re.compile(
-    r"^<candidate (\d+)(?:: ([\w-]+))? ([0-9a-f]+)>\n(.*?)\n</candidate \1(?:: \2)? \3>$", re.MULTILINE | re.DOTALL
+    r"^<candidate (\d+)(?:: ([\w-]+))? ([0-9a-f]+)>\n(.*?)\n</candidate \1(?:: \2)? \3>$",
+    re.MULTILINE | re.DOTALL,
 )
 UPSTREAMS = [{"name": "qwen", "model": QWEN}, {"name": "other", "model": "other"}]
 MEMBERS = [

@@ -94,7 +94,7 @@ async def write_answer(
     failed: list[Failed] = []
     lacking: set[Feature] = set()
     for site in chain:
-        missing = next((feature for feature in run.request.wants if not site.upstream.can(feature)), None)
+        missing = _missing(run.request, site)
         if missing is not None:
             lacking.add(missing)
             continue
@@ -103,16 +103,50 @@ async def write_answer(
         outcome = await _ask(run, site, messages(site), defaults, patience, chunks, allow_empty=allow_empty)
         if isinstance(outcome, Final):
             return outcome
-        _raise_if_clients_fault(run.request, site.upstream, outcome)
         if outcome.refused is not None and outcome.refused in run.request.wants:
+            # the next one may be able to
             site.upstream.unlearn(outcome.refused)
             lacking.add(outcome.refused)
+        else:
+            _raise_if_clients_fault(run.request, site.upstream, outcome)
         failed.append((f"upstream {site.upstream.name}", outcome))
     others = lacking - {"Vision"}
     if others and all(failure.refused in others for _, failure in failed):
-        field = _FIELD_OF[min(others)]
-        raise bad_request(f"'{field}' cannot be honoured: no upstream that could answer supports it.", field)
+        raise cannot_honour(min(others), "no upstream that could answer")
     return failed
+
+
+def check_chain(request: ChatRequest, chain: Sequence[Site]) -> None:
+    """Refuse a request of which nobody of a chain can honour some field.
+
+    Images are no such field: a panel that sees them may still give its best candidate.
+
+    Raises:
+        APIError: 400, naming the field.
+    """
+    lacking = [_missing(request, site) for site in chain]
+    others = {feature for feature in lacking if feature not in {None, "Vision"}}
+    if others and None not in lacking:
+        raise cannot_honour(min(others), "no upstream that could answer")
+
+
+def cannot_honour(feature: Feature, nobody: str) -> APIError:
+    """The 400 for something that nobody who could be asked can do.
+
+    Args:
+        feature: what that is.
+        nobody: who they are, in words: "no member of the panel".
+    """
+    if feature == "Vision":
+        return bad_request(f"The conversation has images, and {nobody} takes images.", "messages")
+    field = _FIELD_OF[feature]
+    return bad_request(f"'{field}' cannot be honoured: {nobody} supports it.", field)
+
+
+def _missing(request: ChatRequest, site: Site) -> Feature | None:
+    """Something the request wants that an upstream cannot do; anything before images, for which there is a remedy."""
+    lacking = [feature for feature in request.wants if not site.upstream.can(feature)]
+    return lacking[-1] if lacking else None
 
 
 async def _ask(
