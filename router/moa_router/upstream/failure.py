@@ -45,6 +45,8 @@ _REFUSALS: tuple[tuple[Feature, re.Pattern[str]], ...] = (
 #: llama.cpp of 2025 says this with a 500.
 _OVERFLOW_TYPE = "exceed_context_size_error"
 _PARAM = re.compile(r"^[A-Za-z_][A-Za-z0-9_.\[\]]{0,63}$")
+#: llama.cpp takes as many choices as it has slots: more than one is no missing capability.
+_TOO_MANY_CHOICES = re.compile(r"value <= (?!1\b)\d+")
 #: llama.cpp names the field in its message alone.
 _NAMED_FIELD = re.compile(r"Field '([^']*)': ")
 
@@ -103,6 +105,8 @@ def from_error(status: int, error: Mapping[str, object], retry_after: float | No
         return Failure("rate_limited", "answered 429 (rate limited)", status, retry_after)
     text = " ".join(str(error.get(key) or "") for key in ("message", "code", "type"))
     refused = next((feature for feature, pattern in _REFUSALS if pattern.search(text)), None)
+    if refused == "MultipleChoices" and _TOO_MANY_CHOICES.search(text):
+        refused = None
     if status not in {400, 413, 422} and error.get("type") != _OVERFLOW_TYPE:
         # llama.cpp refuses images and tools with a 500
         return Failure("server_error", reason, status, retry_after, refused=refused)
