@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
     keeps what the kernel does not take.
 
     Args:
-        origin: where it belongs, and hears that it stands, is idle or is gone.
+        origin: where it belongs, and hears that it is idle or gone.
     """
 
     __slots__ = (
@@ -84,6 +84,11 @@ class Connection(asyncio.Protocol):
     def busy(self) -> bool:
         """Whether a request is on it."""
         return self._exchange is not None
+
+    @property
+    def stands(self) -> bool:
+        """Whether it has been made and is not gone."""
+        return self._transport is not None
 
     def usable(self, now: float) -> bool:
         """Whether a request may be put on it: it stands, is young enough, and owes nothing to the last one."""
@@ -143,7 +148,6 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("socket")
         if peer is not None:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._origin.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes are here."""

@@ -248,10 +248,6 @@ class Origin:
         self._connecting[task] = exchange
         task.add_done_callback(self._connecting.pop)
 
-    def opened(self, connection: Connection) -> None:
-        """A connection stands."""
-        self._open.add(connection)
-
     def gone(self, connection: Connection) -> None:
         """A connection is gone."""
         self._open.discard(connection)
@@ -286,6 +282,8 @@ class Origin:
             raise
         else:
             exchange.connecting = None
+            if connection.stands:
+                self._open.add(connection)
             connection.carry(exchange)
 
     async def _dial(self) -> Connection:
