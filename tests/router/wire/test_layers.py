@@ -84,7 +84,7 @@ def test_samples_are_one_call_in_each(router: StartRouter, profile: Profile, sim
 def test_where_everybody_failed_in_the_last_one_the_best_is_of_the_former(
     router: StartRouter, profile: Profile, simulator: Simulator
 ) -> None:
-    served = router(trio(profile, panel={"layers": 2, "quorum": 2}))
+    served = router(trio(profile, panel={"layers": 2, "quorum": 3}))
     simulator.rules(*scripted(1), {"action": BROKEN})
     answer = ask(served)
     assert answer.text.endswith("of layer 1")

@@ -264,7 +264,7 @@ class TestReload:
 
 
 def drained(profile: Profile, delay: str, timeout: str) -> Json:
-    return trio(profile, router={"drain": {"delay": delay, "timeout": timeout}})
+    return trio(profile, panel={"quorum": 3}, router={"drain": {"delay": delay, "timeout": timeout}})
 
 
 def keeps_streaming(served: Router, simulator: Simulator) -> contextlib.AbstractContextManager[Events]:
@@ -368,7 +368,7 @@ class TestTraces:
         assert all(re.fullmatch(r"[0-9a-f]{24}", value) for value in minted)
 
     def test_a_trace_is_passed_on(self, router: StartRouter, profile: Profile, simulator: Simulator) -> None:
-        served = router(trio(profile))
+        served = router(trio(profile, panel={"quorum": 3}))
         headers = {"traceparent": self.PARENT, "tracestate": "vendor=1"}
         assert served.post(asked(), headers).status == 200
         calls = simulator.settled()

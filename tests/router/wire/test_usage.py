@@ -146,7 +146,7 @@ class TestTruth:
     def test_of_a_stream_is_told_last_and_only_if_asked_for(
         self, router: StartRouter, profile: Profile, simulator: Simulator
     ) -> None:
-        served = router(trio(profile), fresh=True)
+        served = router(trio(profile, panel={"quorum": 3}), fresh=True)
         assert ask(served, stream=True, stream_options=None).usage == {}
         assert ask(served, stream=True, stream_options={"include_usage": False}).usage == {}
         assert counted(served)["output"] == booked(simulator.settled())["output"]
