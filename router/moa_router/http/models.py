@@ -13,11 +13,13 @@ from moa_router.http.errors import error_body, error_headers
 from moa_router.http.wire import BytesResponse, encode_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from aiohttp import web
 
+    from moa_router.fusion.plan import Plan
     from moa_router.profiles import Registry, Served
+    from moa_router.upstream.client import Upstream
 
 
 ROUTE = "/v1/models"
@@ -37,20 +39,29 @@ class Models:
     async def index(self, request: web.BaseRequest) -> web.StreamResponse:
         """All models of the profiles that the client's key opens."""
         try:
-            data = [model for served in self._open_to(request) for model in self._models(served)]
+            models = self._open_models(request)
         except APIError as error:
             return _refuse(request, error)
-        return _respond(request, {"object": "list", "data": list({model["id"]: model for model in data}.values())})
+        return _respond(request, {"object": "list", "data": list(models.values())})
 
     async def get(self, request: web.BaseRequest) -> web.StreamResponse:
         """One model."""
         name = request.path.removeprefix(f"{ROUTE}/")
         try:
-            models = [model for served in self._open_to(request) for model in self._models(served)]
+            found = self._open_models(request).get(name)
         except APIError as error:
             return _refuse(request, error)
-        found = next((model for model in models if model["id"] == name), None)
         return _respond(request, found) if found is not None else _refuse(request, model_not_found(name))
+
+    def _open_models(self, request: web.BaseRequest) -> Mapping[str, Mapping[str, object]]:
+        """What this client may name; of several that share a name, the one that a request would find."""
+        open_to = self._open_to(request)
+        models: dict[str, Mapping[str, object]] = {}
+        for list_of in (_profile_models, _upstream_names, _upstream_models):
+            for served in open_to:
+                for name, facts in list_of(served.plan):
+                    models.setdefault(name, self._model(name, served.plan.name, facts))
+        return models
 
     def _open_to(self, request: web.BaseRequest) -> list[Served]:
         """Profiles open to this client.
@@ -70,18 +81,29 @@ class Models:
             raise refusal
         return found
 
-    def _models(self, served: Served) -> Iterator[dict[str, object]]:
-        plan = served.plan
-        for name in plan.names:
-            yield self._model(name, plan.name, modes=list(plan.modes))
-            for mode in plan.modes:
-                yield self._model(f"{name}:{mode}", plan.name, mode=mode)
-        for key, site in (*plan.by_name.items(), *plan.by_model.items()):
-            window = site.upstream.context_length
-            yield self._model(key, plan.name, **({"max_model_len": window} if window is not None else {}))
+    def _model(self, name: str, profile: str, facts: Mapping[str, object]) -> Mapping[str, object]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": f"moa:{profile}", **facts}
 
-    def _model(self, name: str, profile: str, **more: object) -> dict[str, object]:
-        return {"id": name, "object": "model", "created": self._created, "owned_by": f"moa:{profile}", **more}
+
+def _profile_models(plan: Plan) -> Iterator[tuple[str, Mapping[str, object]]]:
+    for name in plan.names:
+        yield name, {"modes": list(plan.modes)}
+        for mode in plan.modes:
+            yield f"{name}:{mode}", {"mode": mode}
+
+
+def _upstream_names(plan: Plan) -> Iterator[tuple[str, Mapping[str, object]]]:
+    for name, site in plan.by_name.items():
+        yield name, _window(site.upstream)
+
+
+def _upstream_models(plan: Plan) -> Iterator[tuple[str, Mapping[str, object]]]:
+    for model, site in plan.by_model.items():
+        yield model, _window(site.upstream)
+
+
+def _window(upstream: Upstream) -> Mapping[str, object]:
+    return {} if upstream.context_length is None else {"max_model_len": upstream.context_length}
 
 
 def _respond(request: web.BaseRequest, body: object) -> web.StreamResponse:
