@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # tests run side by side; two workers suit the smallest machine this is built for
 JOBS   ?= 2
-SOURCES := crds/moa_api router/moa_router simulator/moa_simulator
+SOURCES := crds/moa_api operator/moa_operator router/moa_router simulator/moa_simulator
 CHECKED := $(SOURCES) tests bench
 
 .DEFAULT_GOAL := help

@@ -1,0 +1,1 @@
+"""The operator: makes a MoAProfile a running, repaired and truthfully reported router."""
