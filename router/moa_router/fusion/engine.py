@@ -53,7 +53,7 @@ async def relay(run: Run, site: Site, patience: Patience, chunks: ChunkWriter | 
         allow_empty=True,
     )
     if not isinstance(outcome, Final):
-        if not outcome:
+        if run.request.conversation.has_images and not site.upstream.can("Vision"):
             raise bad_request(f"Upstream {site.upstream.name} does not take images.", "messages")
         raise as_error(outcome, what="The model did not answer")
     return _deliver(run, outcome, chunks)
