@@ -3,11 +3,12 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from moa_router.upstream.event_stream import DONE, EventSplitter, EventTooLarge, data_of
 
+unhurried = settings(deadline=None)
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
 
 #: Made of what matters to the parser: line endings in every mix, the BOM and its halves, colons, spaces, NUL, UTF-8.
@@ -80,6 +81,7 @@ def fed(pieces: list[bytes]) -> tuple[list[bytes], bytes]:
     return events, splitter.close()
 
 
+@unhurried
 @given(STREAMS, st.lists(st.integers(min_value=0), max_size=12))
 @example(b"data: a\n\n\n", [8])
 @example(b"data: a\r\n\r\ndata: b\r\n\r\n", [9, 10, 11])
@@ -92,11 +94,13 @@ def test_any_split_gives_what_the_standard_says(stream: bytes, cuts: list[int]) 
     assert rest == unfinished
 
 
+@unhurried
 @given(STREAMS)
 def test_byte_by_byte(stream: bytes) -> None:
     assert fed([stream[index : index + 1] for index in range(len(stream))])[0] == raw_events(stream)[0]
 
 
+@unhurried
 @given(st.lists(STREAMS, max_size=6))
 def test_whole_events_at_once_and_event_by_event_are_the_same(streams: list[bytes]) -> None:
     """The path for pieces that end with an event, taken with the parser warm."""
@@ -153,6 +157,27 @@ def test_a_large_event_is_refused(pieces: list[bytes], *, warm: bool) -> None:
         assert splitter.feed(b"data: x\n\n") == [b"data: x\n\n"]
     with pytest.raises(EventTooLarge, match="larger than 64 bytes"):
         [splitter.feed(piece) for piece in pieces]
+
+
+@unhurried
+@given(STREAMS, st.lists(st.integers(min_value=0), max_size=12), st.integers(2, 24))
+@example(b"data: x\n\n\ndata: xyz\n\n", [9, 10, 12], 11)
+@example(b"data: x\n\n\ndata: xyz", [9, 10, 12], 9)
+def test_the_limit_is_the_same_for_any_split(stream: bytes, cuts: list[int], limit: int) -> None:
+    """An unfinished event is refused by the time it cannot fit any more, but not before."""
+    events, rest = raw_events(stream)
+    too_large = any(len(event) > limit for event in events)
+    splitter = EventSplitter(max_event_bytes=limit)
+    found: list[bytes] = []
+    try:
+        for piece in split(stream, cuts):
+            found += splitter.feed(piece)
+    except EventTooLarge:
+        assert too_large or len(rest) >= limit
+    else:
+        assert not too_large
+        assert len(rest) <= limit
+        assert found == events
 
 
 def test_the_limit_is_for_one_event_and_counts_its_end() -> None:

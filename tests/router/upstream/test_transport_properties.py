@@ -1,145 +1,19 @@
 """What holds for any response in any pieces, and for any order of events; the wire is the test's own, no socket."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from tests.router.upstream.wires import Heard, Wire, World, ask, run, settle
 
-from moa_router.upstream.transport import Exchange, Origin, TransportError
+from moa_router.upstream.transport import Exchange
 
+unhurried = settings(deadline=None)
 INTERIM = b"HTTP/1.1 103 Early Hints\r\nx-early: 1\r\n\r\n"
-
-
-class Wire(asyncio.Transport):
-    """A connection of which the test is the other end."""
-
-    def __init__(self, protocol: asyncio.Protocol) -> None:
-        super().__init__()
-        self._protocol = protocol
-        self.written = b""
-        self.paused = False
-        self.closing = False
-        protocol.connection_made(self)
-
-    def say(self, data: bytes) -> None:
-        """Bytes from the peer."""
-        if not self.closing:
-            self._protocol.data_received(data)
-
-    def hang_up(self) -> None:
-        """The peer closes."""
-        self.close()
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self.closing
-        self.written += data
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        self.write(b"".join(list_of_data))
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def pause_reading(self) -> None:
-        assert not self.paused
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        assert self.paused
-        self.paused = False
-
-    def close(self) -> None:
-        if not self.closing:
-            self.closing = True
-            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
-
-    def abort(self) -> None:
-        self.close()
-
-
-class Heard:
-    """A sink that writes down what it hears."""
-
-    def __init__(self) -> None:
-        self.story: list[str] = []
-        self.head: tuple[int, Mapping[str, str]] | None = None
-        self.body = b""
-        self.error: TransportError | None = None
-
-    def on_head(self, status: int, headers: Mapping[str, str]) -> None:
-        self.story.append("head")
-        self.head = status, dict(headers)
-
-    def on_body(self, data: bytes) -> None:
-        assert data
-        self.story.append("body")
-        self.body += data
-
-    def on_end(self) -> None:
-        self.story.append("end")
-
-    def on_error(self, error: TransportError) -> None:
-        self.story.append("error")
-        self.error = error
-
-    @property
-    def over(self) -> bool:
-        return self.ends > 0
-
-    @property
-    def ends(self) -> int:
-        return sum(word in {"end", "error"} for word in self.story)
-
-    @property
-    def orderly(self) -> bool:
-        """A head before anything of a body, and nothing behind an end."""
-        told = [word for word in self.story if word != "body"]
-        return (
-            told in ([], ["head"], ["error"], ["head", "end"], ["head", "error"])
-            and self.story[:1] != ["body"]
-            and (not self.over or self.story[-1] != "body")
-        )
-
-
-class World:
-    """A loop whose connections are wires."""
-
-    def __init__(self) -> None:
-        self.wires: list[Wire] = []
-        self.defects: list[object] = []
-        #: Holds connections back until it is set.
-        self.open = asyncio.Event()
-        self.open.set()
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: self.defects.append(context))
-        loop.create_connection = self._connect  # type: ignore[assignment, method-assign]  # the test's own wire
-
-    async def _connect(
-        self, factory: Callable[[], asyncio.Protocol], *_: object, **__: object
-    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
-        await self.open.wait()
-        protocol = factory()
-        self.wires.append(Wire(protocol))
-        return self.wires[-1], protocol
-
-
-async def settle() -> None:
-    """Let the loop do what it has to do."""
-    for _ in range(8):
-        await asyncio.sleep(0)
-
-
-def run(case: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        runner.run(case)
 
 
 @dataclass(frozen=True)
@@ -200,6 +74,7 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(edges) if start < end]
 
 
+@unhurried
 @given(st.lists(st.tuples(FRAMED, CUTS), min_size=1, max_size=4))
 @example([(Response(body=(b"hello",), framing=framing, interim=1), BYTEWISE) for framing in ("length", "chunked")] * 2)
 def test_any_pieces_give_the_same_response(conversation: list[tuple[Response, list[int]]]) -> None:
@@ -207,11 +82,9 @@ def test_any_pieces_give_the_same_response(conversation: list[tuple[Response, li
 
     async def case() -> None:
         world = World()
-        origin = Origin("http://127.0.0.1:1")
-        route = origin.route("POST", "/", {})
+        origin = world.origin
         for response, cuts in conversation:
-            heard = Heard()
-            route.send(b"", (), heard)
+            heard = ask(world.route)
             await settle()
             for piece in cut(response.encoded(), cuts):
                 assert not heard.over
@@ -227,13 +100,13 @@ def test_any_pieces_give_the_same_response(conversation: list[tuple[Response, li
     run(case())
 
 
+@unhurried
 @given(FRAMED, CUTS)
 def test_a_body_without_a_length_ends_with_its_connection(response: Response, cuts: list[int]) -> None:
     async def case() -> None:
         world = World()
-        origin = Origin("http://127.0.0.1:1")
-        heard = Heard()
-        origin.route("POST", "/", {}).send(b"", (), heard)
+        origin = world.origin
+        heard = ask(world.route)
         await settle()
         unframed = Response(response.status, response.headers, response.body, "close", response.interim)
         for piece in cut(unframed.encoded(), cuts):
@@ -251,13 +124,13 @@ def test_a_body_without_a_length_ends_with_its_connection(response: Response, cu
     run(case())
 
 
+@unhurried
 @given(FRAMED, CUTS, st.integers(min_value=0))
 def test_a_response_cut_short_is_never_taken_for_a_whole_one(response: Response, cuts: list[int], length: int) -> None:
     async def case() -> None:
         world = World()
-        origin = Origin("http://127.0.0.1:1")
-        heard = Heard()
-        origin.route("POST", "/", {}).send(b"", (), heard)
+        origin = world.origin
+        heard = ask(world.route)
         await settle()
         data = response.encoded()
         for piece in cut(data[: length % len(data)], cuts):
@@ -291,7 +164,7 @@ NOISE = st.lists(
 ).map(b"".join)  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(unhurried, max_examples=300)
 @given(NOISE | st.tuples(FRAMED.map(Response.encoded), NOISE).map(b"".join), CUTS)
 @example(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\naHTTP/1.1 500 OK\r\ncontent-length: 1\r\n\r\nb", [])
 @example(b"HTTP/1.1 101 Switch\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nabc", [])
@@ -300,21 +173,19 @@ def test_whatever_comes_there_is_one_end(noise: bytes, cuts: list[int]) -> None:
 
     async def case() -> None:
         world = World()
-        origin = Origin("http://127.0.0.1:1")
-        heard, later = Heard(), Heard()
-        route = origin.route("POST", "/", {})
-        route.send(b"", (), heard)
+        origin = world.origin
+        heard = ask(world.route)
         await settle()
         for piece in cut(noise, cuts):
             world.wires[0].say(piece)
-        if len(world.wires[0].written) and not heard.over:
+        if not heard.over:
             world.wires[0].hang_up()
             await settle()
         assert heard.ends == 1
         assert heard.orderly
         await settle()
         assert origin.active == 0
-        route.send(b"", (), later)
+        later = ask(world.route)
         await settle()
         assert later.story == []
         world.wires[-1].say(b"HTTP/1.1 204 Fine\r\n\r\n")
@@ -326,20 +197,20 @@ def test_whatever_comes_there_is_one_end(noise: bytes, cuts: list[int]) -> None:
     run(case())
 
 
+@unhurried
 @given(FRAMED, CUTS, st.integers(0, 16))
 def test_a_cancelled_exchange_hears_nothing_more(response: Response, cuts: list[int], position: int) -> None:
     async def case() -> None:
         world = World()
-        origin = Origin("http://127.0.0.1:1")
-        heard = Heard()
-        exchange = origin.route("POST", "/", {}).send(b"", (), heard)
+        origin = world.origin
+        heard = ask(world.route)
         await settle()
         wire = world.wires[0]
         pieces = cut(response.encoded(), cuts)
         for piece in pieces[:position]:
             wire.say(piece)
         story, over = list(heard.story), heard.over
-        exchange.cancel()
+        heard.cancel()
         assert wire.closing is not over
         for piece in pieces[position:]:
             wire.say(piece)
@@ -374,9 +245,8 @@ class Pool(RuleBasedStateMachine):
         self.runner.run(self.begin())
 
     async def begin(self) -> None:
-        self.world = World()
-        self.origin = Origin("http://127.0.0.1:1", max_idle=2)
-        self.route = self.origin.route("POST", "/", {})
+        self.world = World(max_idle=2)
+        self.origin = self.world.origin
 
     def do(self, action: Callable[[], object]) -> None:
         """Do something in the loop, and what follows from it."""
@@ -399,7 +269,7 @@ class Pool(RuleBasedStateMachine):
         self.all.append(new)
 
         def send() -> None:
-            new.exchange = self.route.send(b"x-number: %d\r\n" % new.number, (), new.heard)
+            new.exchange = self.world.route.send(b"x-number: %d\r\n" % new.number, (), new.heard)
 
         self.do(send)
         return new
@@ -489,4 +359,4 @@ class Pool(RuleBasedStateMachine):
 
 
 TestPool = Pool.TestCase
-TestPool.settings = settings(max_examples=60, stateful_step_count=40)
+TestPool.settings = settings(unhurried, max_examples=60, stateful_step_count=40)
