@@ -337,7 +337,7 @@ class PooledExchange:
         connection: what it is on, while it is.
     """
 
-    __slots__ = ("_done", "_origin", "_retried", "connecting", "connection", "head_only", "parts", "paused", "sink")
+    __slots__ = ("_done", "_origin", "connecting", "connection", "head_only", "parts", "paused", "sink")
 
     def __init__(self, origin: Origin, parts: tuple[bytes, ...], sink: Sink, *, head_only: bool) -> None:
         self.parts = parts
@@ -347,7 +347,6 @@ class PooledExchange:
         self.connecting: asyncio.Task[None] | None = None
         self.connection: Connection | None = None
         self._origin = origin
-        self._retried = False
         self._done = False
 
     def cancel(self) -> None:
@@ -395,17 +394,16 @@ class PooledExchange:
         """Its connection is gone.
 
         A server may close an idle connection in the very moment a request is put on it. Such a request is sent once
-        more, on a new connection, never twice, and never when a byte of a response was seen. RFC 9110, section 9.2.2
-        keeps clients from repeating a POST unless they know better. Here we do: a server that closes a connection it
-        has served before, without a byte of an answer, is nearly always this race; and should it have read the request
-        nevertheless, a completion changes nothing there: the worst is one answer computed in vain.
+        more: on a new connection, so that there is no third time, and never when a byte of a response was seen.
+        RFC 9110, section 9.2.2 keeps clients from repeating a POST unless they know better. Here we do: a server that
+        closes a connection it has served before, without a byte of an answer, is nearly always this race; and should it
+        have read the request nevertheless, a completion changes nothing there: the worst is an answer computed in vain.
 
         Args:
             untouched: whether the connection had served before and gave no byte for this request.
         """
         self.connection = None
-        if untouched and not self._retried and not self._done:
-            self._retried = True
+        if untouched and not self._done:
             self._origin.begin_fresh(self)
         else:
             self.fail("reset", "the connection was closed before the response was whole")

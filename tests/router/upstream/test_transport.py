@@ -531,9 +531,10 @@ async def test_tls_until_close(stage: Stage, certificates: Certificates) -> None
     assert (await ask(route)).body == b"hello"
 
 
-async def test_tls_of_a_stranger(stage: Stage, certificates: Certificates) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_tls_of_a_stranger(stage: Stage, certificates: Certificates, host: str) -> None:
     server = await stage.serve(Peer.closed, ssl=certificates.server())
-    sink = await ask(stage.client(server.port, ssl=tls.create_default_context()).route("POST", "/", {}))
+    sink = await ask(stage.client(server.port, host=host, ssl=tls.create_default_context()).route("POST", "/", {}))
     assert sink.error is not None
     assert sink.error.kind == "tls"
 

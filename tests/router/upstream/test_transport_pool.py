@@ -709,6 +709,35 @@ async def test_a_request_is_let_go_when_the_answer_begins() -> None:
     exchange.cancel()
 
 
+async def test_a_connection_gone_before_it_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = Origin("http://vllm.models:8000")
+    connection = Connection(origin)
+    connection.connection_made(Loose())
+    connection.connection_lost(None)
+
+    async def dial() -> Connection:
+        return connection
+
+    monkeypatch.setattr(origin, "_dial", dial)
+    await (await ask(origin.route("POST", "/", {}))).failed("reset")
+    assert not origin._open
+
+
+async def test_a_peer_that_does_not_say_goodbye_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(Loose):
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(transport, "FAREWELL_SECONDS", 0.01)
+    origin = Origin("http://vllm.models:8000")
+    connection, wire = Connection(origin), Endless()
+    connection.connection_made(wire)
+    origin._open.add(connection)
+    async with asyncio.timeout(PATIENCE):
+        await origin.aclose()
+    assert wire.closing
+
+
 # -- what is refused ------------------------------------------------------------------------------------------------
 
 
