@@ -583,6 +583,48 @@ async def test_cancelling_within_the_handshake(stage: Stage, certificates: Certi
     assert sink.heard == []
 
 
+async def test_cancelling_in_a_body_under_tls(stage: Stage, certificates: Certificates) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.answer(_LENGTH + b"hello")
+        await peer.closed()
+
+    server = await stage.serve(script, _echo, ssl=certificates.server())
+    route = stage.client(server.port, ssl=certificates.client()).route("POST", "/", {})
+    sink = Recorder()
+    sink.on["body"] = sink.cancel
+    send(route, sink)
+    await server.until_ended(1)
+    assert sink.heard == ["head", "body"]
+    assert (await ask(route, (b"next",))).body == b"next"
+
+
+async def test_pausing_under_tls(stage: Stage, certificates: Certificates) -> None:
+    """What was deciphered already waits for the end of the pause, too."""
+    size = 32 * 1024 * 1024
+    sent = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        for _ in range(size // 65536):
+            await peer.send(bytes(65536))
+        sent.set()
+
+    server = await stage.serve(script, ssl=certificates.server())
+    sink = Recorder()
+    sink.on["body"] = sink.pause
+    exchange = send(stage.client(server.port, ssl=certificates.client()).route("POST", "/", {}), sink)
+    await sink.until("body")
+    received = len(sink.body)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(sent.wait(), A_WHILE)
+    assert len(sink.body) == received
+    sink.on.clear()
+    exchange.resume()
+    await sink.ended()
+    assert len(sink.body) == size
+
+
 # -- names and addresses --------------------------------------------------------------------------------------------
 
 
