@@ -55,7 +55,7 @@ async def relay(run: Run, site: Site, patience: Patience, chunks: ChunkWriter | 
     if not isinstance(outcome, Final):
         if run.request.conversation.has_images and not site.upstream.can("Vision"):
             raise bad_request(f"Upstream {site.upstream.name} does not take images.", "messages")
-        raise as_error(outcome, what="The model did not answer")
+        raise as_error(outcome, what="The model did not answer", fields=run.request.fields)
     return _deliver(run, outcome, chunks)
 
 
@@ -223,8 +223,8 @@ async def _aggregate(
                 "The conversation has images, and no upstream that could answer takes images.", "messages"
             )
         if chosen is not None and outcome:
-            raise as_error(outcome, what="The aggregator did not answer")
-        raise as_error(failed)
+            raise as_error(outcome, what="The aggregator did not answer", fields=run.request.fields)
+        raise as_error(failed, fields=run.request.fields)
     run.degrade("aggregator")
     return _give(run, chosen, chunks)
 
@@ -285,7 +285,9 @@ def _give_first(
     run: Run, candidates: Sequence[Candidate], failed: Sequence[Failed], chunks: ChunkWriter | None
 ) -> dict[str, object] | None:
     if not candidates:
-        raise as_error(failed) if failed else bad_request("No member of the panel can take this request.", "messages")
+        if failed:
+            raise as_error(failed, fields=run.request.fields)
+        raise bad_request("No member of the panel can take this request.", "messages")
     winner = candidates[0]
     if winner.choice is None or winner.answer is None:
         return _give(run, winner, chunks)

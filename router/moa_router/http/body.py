@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from aiohttp.http import HttpVersion11
+
 from moa_router.fusion.errors import APIError
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     content = request.content
     if content.is_eof() and length is not None:
         return content.read_nowait()
+    _let_come(request)
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             return await _read_all(request, limit)
@@ -40,6 +43,14 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         raise APIError(
             408, f"The body did not arrive within {BODY_TIMEOUT:.0f} seconds.", code="body_timeout"
         ) from None
+
+
+def _let_come(request: web.BaseRequest) -> None:
+    """Tell a client that asked first (RFC 9110, 10.1.1) to send its body: what is too large has been refused by now."""
+    transport = request.transport
+    asks = request.headers.get("expect", "").lower() == "100-continue"
+    if asks and request.version >= HttpVersion11 and transport is not None:
+        transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def _read_all(request: web.BaseRequest, limit: int) -> bytes:

@@ -25,9 +25,13 @@ def error_body(error: APIError) -> bytes:
 
 def error_headers(error: APIError) -> Mapping[str, str]:
     """Headers that belong to an error."""
-    if error.retry_after is None:
-        return {}
-    return {"retry-after": str(max(1, math.ceil(error.retry_after)))}
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if error.status == 401:  # noqa: PLR2004
+        # RFC 9110, 15.5.2: without it a 401 is none
+        headers["www-authenticate"] = "Bearer"
+    return headers
 
 
 def outcome_of(error: APIError) -> RequestOutcome:

@@ -81,4 +81,6 @@ class _Connection(web.RequestHandler):
 
 def _refuse(request: web.BaseRequest, error: APIError, headers: bytes = b"") -> web.StreamResponse:
     keep_alive = request.keep_alive and error.status in {404, 405}
-    return BytesResponse(error.status, error_body(error), headers, keep_alive=keep_alive)
+    # RFC 9110, 9.3.2: there is no body behind the answer to HEAD, and a client would take it for the next answer
+    body = b"" if request.method == "HEAD" else error_body(error)
+    return BytesResponse(error.status, body, headers, keep_alive=keep_alive)

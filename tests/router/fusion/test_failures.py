@@ -54,7 +54,12 @@ def test_asks_to_wait_as_long_as_the_longest() -> None:
     assert as_error(named(BUSY)).retry_after == 1.0
 
 
-def test_names_the_field_an_upstream_refused() -> None:
-    assert as_error(named(REFUSED)).param == "top_k"
+def test_names_the_field_an_upstream_refused_if_it_is_the_clients() -> None:
+    assert as_error(named(REFUSED), fields={"top_k"}).param == "top_k"
+    assert as_error(named(REFUSED), fields={"top_p"}).param is None
+    deep = Failure("client_error", "answered 400", 400, param="tools[0].function.name")
+    assert as_error(named(deep), fields={"tools"}).param == "tools[0].function.name"
+    of_ours = Failure("client_error", "answered 400", 400, param="messages[1].content")
+    assert as_error(named(of_ours)).param == "messages[1].content"
     assert as_error(named(OVERFLOW)).param == "messages"
     assert as_error(named(BROKEN)).param is None

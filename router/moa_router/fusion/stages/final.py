@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from moa_router.fusion.errors import APIError, bad_request
-from moa_router.fusion.failures import Failed, as_error
+from moa_router.fusion.failures import Failed, as_error, field_at_fault
 from moa_router.fusion.plan import final_body
 from moa_router.fusion.stages.relay import Relay
 from moa_router.telemetry import names
@@ -200,10 +200,12 @@ def _streamed(relay: Relay, upstream: Upstream, failure: Failure | None, *, allo
 
 def _raise_if_clients_fault(request: ChatRequest, upstream: Upstream, failure: Failure) -> None:
     """A field of the client's that an upstream refuses is the client's to mend, not a reason to answer without it."""
-    if failure.outcome != "client_error" or failure.context_overflow or failure.param is None:
+    if failure.outcome != "client_error" or failure.context_overflow:
         return
-    if failure.param.split(".")[0].split("[")[0] in request.fields:
-        raise as_error([(f"upstream {upstream.name}", failure)], what=f"'{failure.param}' was refused")
+    param = field_at_fault(failure, request.fields)
+    if param is not None:
+        failed = [(f"upstream {upstream.name}", failure)]
+        raise as_error(failed, what=f"'{param}' was refused", fields=request.fields)
 
 
 def _is_empty(answer: Mapping[str, object]) -> bool:
