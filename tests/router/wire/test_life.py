@@ -308,7 +308,7 @@ class TestLeaving:
             seen = first_text(flow)
             served.process.signal(signal.SIGTERM)
             wait_until(lambda: refuses(served), "a closed door")
-            assert served.process.popen.poll() is None
+            assert [call.outcome for call in simulator.calls()] == ["running"]
             seen += flow
         assert data_in(seen)[-1] == "[DONE]"
         assert text_of(chunks_in(seen))
@@ -367,14 +367,18 @@ class TestTraces:
         assert len(minted) == 2
         assert all(re.fullmatch(r"[0-9a-f]{24}", value) for value in minted)
 
-    def test_a_trace_is_passed_on(self, router: StartRouter, profile: Profile, simulator: Simulator) -> None:
+    @pytest.mark.parametrize("flags", ["00", "01"])
+    def test_a_trace_is_passed_on(
+        self, router: StartRouter, profile: Profile, simulator: Simulator, flags: str
+    ) -> None:
         served = router(trio(profile, panel={"quorum": 3}))
-        headers = {"traceparent": self.PARENT, "tracestate": "vendor=1"}
-        assert served.post(asked(), headers).status == 200
+        parent = self.PARENT[:-2] + flags
+        assert served.post(asked(), {"traceparent": parent, "tracestate": "vendor=1"}).status == 200
         calls = simulator.settled()
         assert len(calls) == 4
         for call in calls:
-            assert call.headers["traceparent"].split("-")[1] == self.PARENT.split("-")[1]
+            version, trace, _, decision = call.headers["traceparent"].split("-")
+            assert (version, trace, decision) == ("00", parent.split("-")[1], flags)
             assert call.headers["tracestate"] == "vendor=1"
 
     def test_without_one_none_is_made_up(self, router: StartRouter, profile: Profile, simulator: Simulator) -> None:

@@ -168,6 +168,7 @@ class TestCancelled:
         assert usage["input"] == call.prompt_tokens
         assert 4 <= usage["output"] <= call.completion_tokens
         assert counted(served, stage="panel") == usage
+        assert told(answer.usage) == counted(served)
 
     def test_calls_without_a_report_are_estimated_and_say_so(
         self, router: StartRouter, profile: Profile, simulator: Simulator
