@@ -192,17 +192,20 @@ class Events:
 
 
 def request(
-    url: str, path: str, body: bytes | str | Json | None = None, headers: Mapping[str, str] | None = None
+    url: str,
+    path: str,
+    body: bytes | str | Json | None = None,
+    headers: Mapping[str, str] | None = None,
+    method: str | None = None,
 ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-    """Send a request on a connection of its own: GET without a body, else POST."""
+    """Send a request on a connection of its own: GET without a body, else POST, unless told otherwise."""
     place = urlsplit(url)
     connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=DEADLINE)
     data = json.dumps(body) if isinstance(body, dict) else body
     encoded = data.encode() if isinstance(data, str) else data
     try:
-        connection.request(
-            "GET" if body is None else "POST", path, encoded, {"content-type": "application/json", **(headers or {})}
-        )
+        method = method or ("GET" if body is None else "POST")
+        connection.request(method, path, encoded, {"content-type": "application/json", **(headers or {})})
         return connection, connection.getresponse()
     except BaseException:
         connection.close()
@@ -210,10 +213,14 @@ def request(
 
 
 def fetch(
-    url: str, path: str, body: bytes | str | Json | None = None, headers: Mapping[str, str] | None = None
+    url: str,
+    path: str,
+    body: bytes | str | Json | None = None,
+    headers: Mapping[str, str] | None = None,
+    method: str | None = None,
 ) -> Reply:
     """Send a request and read the response."""
-    connection, response = request(url, path, body, headers)
+    connection, response = request(url, path, body, headers, method)
     try:
         return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
     finally:
@@ -450,8 +457,9 @@ class Router:
         body: bytes | str | Json,
         headers: Mapping[str, str] | None = None,
         path: str = "/v1/chat/completions",
+        method: str | None = None,
     ) -> Reply:
-        return fetch(self.url, path, body, headers)
+        return fetch(self.url, path, body, headers, method)
 
     @contextlib.contextmanager
     def stream(

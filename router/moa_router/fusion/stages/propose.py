@@ -35,10 +35,18 @@ SETTLE_SECONDS = 0.05
 class _Asked:
     """A call under way, which seats it is to fill and what it has written; the `Receiver` of the call."""
 
-    __slots__ = ("_panel", "drafts", "first", "proposer", "seats", "with_tools", "with_usage")
+    __slots__ = ("_panel", "drafts", "first", "proposer", "seats", "tests_choices", "with_tools", "with_usage")
 
     def __init__(
-        self, panel: Panel, proposer: Proposer, seats: Sequence[Seat], first: int, *, with_tools: bool, with_usage: bool
+        self,
+        panel: Panel,
+        proposer: Proposer,
+        seats: Sequence[Seat],
+        first: int,
+        *,
+        with_tools: bool,
+        with_usage: bool,
+        tests_choices: bool,
     ) -> None:
         self._panel = panel
         self.proposer = proposer
@@ -46,6 +54,7 @@ class _Asked:
         self.first = first
         self.with_tools = with_tools
         self.with_usage = with_usage
+        self.tests_choices = tests_choices
         self.drafts: dict[int, Draft] = {}
 
     def on_event(self, call: Call, event: bytes) -> None:
@@ -148,18 +157,26 @@ class Panel:
                 self._ask_apart(proposer, proposer.seats, 0)
         self._launching -= 1
 
-    def _ask_apart(self, proposer: Proposer, seats: Sequence[Seat], first: int) -> None:
+    def _ask_apart(self, proposer: Proposer, seats: Sequence[Seat], first: int, *, tests_choices: bool = False) -> None:
         self._launching += 1
         for offset, seat in enumerate(seats):
-            self._ask(proposer, (seat,), first + offset)
+            self._ask(proposer, (seat,), first + offset, tests_choices=tests_choices)
         self._launching -= 1
 
-    def _ask(self, proposer: Proposer, seats: Sequence[Seat], first: int, *, with_tools: bool | None = None) -> None:
+    def _ask(
+        self,
+        proposer: Proposer,
+        seats: Sequence[Seat],
+        first: int,
+        *,
+        with_tools: bool | None = None,
+        tests_choices: bool = False,
+    ) -> None:
         upstream = proposer.site.upstream
         tools = upstream.can("Tools") if with_tools is None else with_tools
         streamed = self._presenter is not None or (len(seats) > 1 and self.required < self.asked)
         usage = streamed and upstream.can("UsageStream")
-        asked = _Asked(self, proposer, seats, first, with_tools=tools, with_usage=usage)
+        asked = _Asked(self, proposer, seats, first, with_tools=tools, with_usage=usage, tests_choices=tests_choices)
         if streamed:
             asked.drafts = {index: Draft(seat) for index, seat in enumerate(seats)}
         call = self._run.call(
@@ -219,7 +236,11 @@ class Panel:
         self._asked.pop(call, None)
         if call.failure is not None:
             self._on_failure(call, asked, call.failure)
-        elif not call.streamed:
+            self._check()
+            return
+        if asked.tests_choices:
+            asked.proposer.site.upstream.unlearn("MultipleChoices")
+        if not call.streamed:
             self._on_answer(call, asked)
         else:
             # a streamed answer is whole: ask again for the choices it did not bring
@@ -302,8 +323,8 @@ class Panel:
                 return
             self._ask(proposer, seats, asked.first, with_tools=False)
         elif len(seats) > 1 and failure.outcome == "client_error" and not failure.context_overflow:
-            upstream.unlearn("MultipleChoices")
-            self._ask_apart(proposer, seats, asked.first)
+            # whether several choices were at fault shows when they are asked for one by one
+            self._ask_apart(proposer, seats, asked.first, tests_choices=True)
         else:
             self._fail(left, failure)
 
