@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from moa_api.v1alpha1 import ProfileError
+from moa_router.demo import command as demo
 from moa_router.server import Addresses, Settings, serve
 from moa_router.telemetry import logs
 
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serving.add_argument("--access-log", action="store_true", help="log a line for each request")
     serving.set_defaults(run=_serve)
+    demo.configure(commands.add_parser("demo", help=demo.HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter))
     return parser
 
 

@@ -28,6 +28,9 @@ _CHOICES = b'"choices":'
 _UNFINISHED = b'"finish_reason":null'
 _FINISHED = b'"finish_reason":"'
 _USAGE = b'],"usage":{'
+#: llama.cpp's chunks say when each of them was created, to the second: their shape is learned anew, but no more often
+#: than once in so many tokens, lest an answer without any lasting shape costs more than decoding it.
+RELEARN_TOKENS = 8
 _OURS = frozenset({"id", "object", "created", "model", "choices", "usage"})
 
 
@@ -96,6 +99,7 @@ class Relay:
         self._allow_empty = allow_empty
         self._held: list[Mapping[str, object]] = []
         self._shape: Shape | None = None
+        self._learned_at = 0
         self._finished_choices = 0
         self._last: Mapping[str, object] | None = None
         self.committed = False
@@ -166,8 +170,9 @@ class Relay:
             self._last = chunk
         elif self.committed:
             self._send(chunk)
-            if token and self._shape is None:
+            if token and (self._shape is None or call.deltas - self._learned_at >= RELEARN_TOKENS):
                 self._shape = learn(event, chunk, self._chunks.head)
+                self._learned_at = call.deltas
             if self._chunks.outlet.blocked:
                 self._hold_back(call)
         else:
