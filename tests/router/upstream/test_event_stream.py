@@ -163,8 +163,10 @@ def test_a_large_event_is_refused(pieces: list[bytes], *, warm: bool) -> None:
 @given(STREAMS, st.lists(st.integers(min_value=0), max_size=12), st.integers(2, 24))
 @example(b"data: x\n\n\ndata: xyz\n\n", [9, 10, 12], 11)
 @example(b"data: x\n\n\ndata: xyz", [9, 10, 12], 9)
+@example(b"\n\ndata: ", [], 2)
+@example(b"\xef\xbb", [], 2)
 def test_the_limit_is_the_same_for_any_split(stream: bytes, cuts: list[int], limit: int) -> None:
-    """An unfinished event is refused by the time it cannot fit any more, but not before."""
+    """An unfinished event is refused when it cannot fit any more, at the latest with the piece after that."""
     events, rest = raw_events(stream)
     too_large = any(len(event) > limit for event in events)
     splitter = EventSplitter(max_event_bytes=limit)
@@ -176,8 +178,10 @@ def test_the_limit_is_the_same_for_any_split(stream: bytes, cuts: list[int], lim
         assert too_large or len(rest) >= limit
     else:
         assert not too_large
-        assert len(rest) <= limit
         assert found == events
+        if len(rest) > limit:
+            with pytest.raises(EventTooLarge):
+                splitter.feed(b"x")
 
 
 def test_the_limit_is_for_one_event_and_counts_its_end() -> None:
