@@ -8,7 +8,6 @@ for one its owner cancelled.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +16,7 @@ import orjson
 
 from moa_router.telemetry import names
 from moa_router.telemetry.tracing import NO_SPAN
+from moa_router.upstream.alarms import Alarms
 from moa_router.upstream.event_stream import EventSplitter, EventTooLarge
 from moa_router.upstream.failure import Failure, from_error, from_response, from_transport
 from moa_router.upstream.slots import Slots
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from moa_router.telemetry.metrics import CounterCell, HistogramCell, Metrics
     from moa_router.telemetry.names import CallOutcome, CancelReason, Stage
     from moa_router.telemetry.tracing import Span
+    from moa_router.upstream.alarms import Sleeper
     from moa_router.upstream.failure import Feature
     from moa_router.upstream.transport import Exchange, Route, TransportError
 
@@ -78,12 +79,18 @@ class Upstream:
         context_length: tokens its context window holds, if the profile says.
         address: host name of its server, for telemetry.
         port: port of its server, for telemetry.
+
+    Attributes:
+        alarms: the deadlines of its calls.
+        body_head: the constant start of every body sent to it.
     """
 
     __slots__ = (
         "_declared",
         "_refused",
         "address",
+        "alarms",
+        "body_head",
         "chat",
         "context_length",
         "model",
@@ -112,6 +119,8 @@ class Upstream:
         self.port = port
         self.name = name
         self.model = model
+        self.alarms = Alarms()
+        self.body_head = b'{"model":' + orjson.dumps(model) + b',"messages":'
         self.chat = chat
         self.parameters = dict(parameters or {})
         self.slots = slots or Slots(None, 0)
@@ -234,6 +243,7 @@ class Call:
     """
 
     __slots__ = (
+        "_alarm",
         "_body",
         "_chunks",
         "_deadline",
@@ -241,14 +251,12 @@ class Call:
         "_headers",
         "_holding",
         "_last_byte",
-        "_loop",
         "_patience",
         "_paused",
         "_received",
         "_sent",
         "_splitter",
         "_status",
-        "_timer",
         "_upstream_headers",
         "answer",
         "choices",
@@ -304,9 +312,8 @@ class Call:
         self._headers = b""
         self._holding = False
         self._paused = False
-        self._loop = asyncio.get_running_loop()
         self._exchange: Exchange | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm: set[Sleeper] | None = None
         self._splitter: EventSplitter | None = None
         self._chunks: list[bytes] = []
         self._received = 0
@@ -324,7 +331,8 @@ class Call:
         now = self.started = self._sent = self._last_byte = monotonic()
         self._headers = headers
         self._patience = patience
-        self._deadline = deadline if patience.total is None else min(deadline, now + patience.total)
+        total = patience.total
+        self._deadline = deadline if total is None or now + total > deadline else now + total
         granted = self.site.upstream.slots.acquire(self)
         if granted is None:
             self._end(Failure("rate_limited", "has too many calls waiting", retry_after=1.0))
@@ -338,8 +346,7 @@ class Call:
         """A slot is free: send."""
         self.waiting = False
         now = self._sent = self._last_byte = monotonic()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._disarm()
         self._arm(now)
         self._send()
         return True
@@ -425,8 +432,9 @@ class Call:
 
     def on_end(self) -> None:
         """The response is whole."""
+        self._exchange = None
         if self.done:
-            self._let_go()
+            self._disarm()
         elif self._status != 200:  # noqa: PLR2004
             body = b"".join(self._chunks)
             self._end(from_response(self._status, self._upstream_headers, body))
@@ -440,7 +448,7 @@ class Call:
         """The exchange broke."""
         self._exchange = None
         if self.done:
-            self._let_go()
+            self._disarm()
         else:
             self._end(from_transport(error))
 
@@ -493,22 +501,23 @@ class Call:
     def _settle(self, failure: Failure | None) -> None:
         """Close the books of this call and free what it holds."""
         self.done = True
-        self.failure = failure
-        self.outcome = failure.outcome if failure else "ok"
+        if failure is not None:
+            self.failure = failure
+            self.outcome = failure.outcome
         self.ended = monotonic()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._disarm()
         self._account()
-        if failure is None and self.streamed and self._exchange is not None:
-            self._timer = self._loop.call_later(LINGER_SECONDS, self._abandon)
-        else:
-            self._abandon()
+        upstream = self.site.upstream
+        if self._exchange is not None:
+            if failure is None and self.streamed:
+                self._alarm = upstream.alarms.set(self.ended + LINGER_SECONDS, self)
+            else:
+                self._abandon()
         if self.waiting:
-            self.site.upstream.slots.leave(self)
+            upstream.slots.leave(self)
         elif self._holding:
             self._holding = False
-            self.site.upstream.slots.release()
+            upstream.slots.release()
 
     def _account(self) -> None:
         if self.usage is None and self.usage_raw:
@@ -541,25 +550,43 @@ class Call:
             span.end(self.outcome, self.failure.reason)
 
     def _abandon(self) -> None:
-        self._let_go(cancel=True)
-
-    def _let_go(self, *, cancel: bool = False) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Give up what is left of the response."""
         exchange, self._exchange = self._exchange, None
-        if cancel and exchange is not None:
+        if exchange is not None:
             exchange.cancel()
 
     # -- time -------------------------------------------------------------------------------------------------------
 
+    def on_alarm(self) -> None:
+        """Its time is up; or it is just due for another look, because arming anew at every byte would cost."""
+        self._alarm = None
+        now = monotonic()
+        if self.done:
+            self._abandon()
+        elif now < self._next_check():
+            self._arm(now)
+        elif now >= self._deadline:
+            self._end(Failure("timeout", "timed out"))
+        elif self.first_token == 0.0:
+            self._end(Failure("timeout", "sent no first token in time"))
+        else:
+            self._end(Failure("timeout", "stopped sending in the middle"))
+
     def _arm(self, now: float) -> None:
-        due = self._next_check()
-        idle = self._patience.idle
-        if self.streamed and idle is not None:
-            # silence begins to count with the response, or with `resume`: neither arms anew, so look often enough
-            due = min(due, now + idle)
-        self._timer = self._loop.call_at(max(due, now), self._check)
+        due = self._deadline
+        if self.streamed:
+            due = self._next_check()
+            idle = self._patience.idle
+            if idle is not None:
+                # silence begins to count with the response, or with `resume`: neither arms anew, so look often enough
+                due = min(due, now + idle)
+        self._alarm = self.site.upstream.alarms.set(due, self)
+
+    def _disarm(self) -> None:
+        alarm = self._alarm
+        if alarm is not None:
+            alarm.discard(self)
+            self._alarm = None
 
     def _next_check(self) -> float:
         limit = self._deadline
@@ -569,19 +596,6 @@ class Call:
             if self._patience.idle is not None and self._splitter is not None:
                 limit = min(limit, self._last_byte + self._patience.idle)
         return limit
-
-    def _check(self) -> None:
-        """The timer went off: late, or just due for another look, because arming anew at every byte would cost."""
-        self._timer = None
-        now = monotonic()
-        if now < self._next_check():
-            self._arm(now)
-        elif now >= self._deadline:
-            self._end(Failure("timeout", "timed out"))
-        elif self.first_token == 0.0:
-            self._end(Failure("timeout", "sent no first token in time"))
-        else:
-            self._end(Failure("timeout", "stopped sending in the middle"))
 
 
 def _read_usage(text: bytes) -> Usage | None:

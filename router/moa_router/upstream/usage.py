@@ -6,7 +6,7 @@ The names follow OpenTelemetry's GenAI conventions: *input* includes cached inpu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,9 +50,8 @@ def parse_usage(reported: object) -> Usage | None:
     """
     if not isinstance(reported, dict):
         return None
-    inputs = _count(reported, "prompt_tokens")
-    outputs = _count(reported, "completion_tokens", missing=0)
-    if inputs is None or outputs is None:
+    inputs, outputs = reported.get("prompt_tokens"), reported.get("completion_tokens", 0)
+    if not _is_count(inputs) or not _is_count(outputs):
         return None
     usage = Usage(inputs, 0, outputs, 0)
     if reported.get("prompt_tokens_details") is not None:
@@ -62,15 +61,13 @@ def parse_usage(reported: object) -> Usage | None:
     return usage
 
 
-def _count(counts: Mapping[str, object], name: str, missing: int | None = None) -> int | None:
-    value = counts.get(name, missing)
-    if type(value) is int and 0 <= value <= MAX_TOKENS:
-        return value
-    return None
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= MAX_TOKENS
 
 
 def _detail(reported: Mapping[str, object], group: str, name: str) -> int:
     details = reported.get(group)
     if not isinstance(details, dict):
         return 0
-    return _count(details, name) or 0
+    count = details.get(name)
+    return count if _is_count(count) else 0
