@@ -35,7 +35,8 @@ class Front(web.Server):
     """
 
     def __init__(self, routes: Mapping[str, Mapping[str, Handler]], **options: Any) -> None:  # noqa: ANN401 - aiohttp's
-        self._options = {**options, "access_log_class": AccessLog}
+        # bodies are taken as they come: nobody gets to unpack a bomb in here
+        self._options = {**options, "access_log_class": AccessLog, "auto_decompress": False}
         super().__init__(self._dispatch, handler_cancellation=True, **self._options)
         self._routes = {path: dict(methods) for path, methods in routes.items()}
         self._prefixes = [path for path in routes if path.endswith("/")]
