@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import re
 import time
 from time import monotonic
 from typing import TYPE_CHECKING, cast
@@ -25,6 +23,7 @@ from moa_router.http.access import FACTS
 from moa_router.http.auth import authenticate
 from moa_router.http.body import read_body
 from moa_router.http.errors import error_body, error_headers, internal_error, outcome_of
+from moa_router.http.ids import random_id, request_id
 from moa_router.http.wire import BytesResponse, EventStream, StreamedResponse, encode_headers
 from moa_router.telemetry import names
 from moa_router.telemetry.tracing import NO_TRACE
@@ -45,7 +44,6 @@ logger = logging.getLogger(__name__)
 ROUTE = "/v1/chat/completions"
 #: Seconds a request may take beyond its deadline, to end in good order.
 OVERTIME = 5.0
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class Exchange:
@@ -93,7 +91,7 @@ class ChatCompletions:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one request; every outcome is a response, but for a client that has gone."""
-        exchange = Exchange(_request_id(request), monotonic())
+        exchange = Exchange(request_id(request.headers), monotonic())
         task = self._running[exchange] = asyncio.current_task()
         request[FACTS] = lambda: _log_facts(exchange)
         with self.in_use:
@@ -159,7 +157,7 @@ class ChatCompletions:
             plan,
             chat,
             mode,
-            answer_id=f"chatcmpl-{_random_id()}",
+            answer_id=f"chatcmpl-{random_id()}",
             created=int(time.time()),
             headers=b"x-request-id: %b\r\n" % exchange.request_id.encode(),
             deadline=exchange.started + timeout,
@@ -335,16 +333,6 @@ def _timeout(request: web.BaseRequest, plan: Plan) -> float:
     if not 0 < seconds < float("inf"):
         raise bad_request("'x-request-timeout' must be a number of seconds above 0.", "x-request-timeout")
     return min(seconds, plan.request_timeout)
-
-
-def _request_id(request: web.BaseRequest) -> str:
-    value = request.headers.get("x-request-id")
-    return value if value is not None and _REQUEST_ID.fullmatch(value) else _random_id()
-
-
-def _random_id() -> str:
-    """An identifier to tell requests apart by; nobody gains anything by guessing one."""
-    return f"{random.getrandbits(96):024x}"
 
 
 def _shutting_down() -> APIError:

@@ -15,7 +15,8 @@ from aiohttp import web
 from moa_router.fusion.errors import APIError
 from moa_router.http.access import AccessLog
 from moa_router.http.errors import error_body
-from moa_router.http.wire import BytesResponse
+from moa_router.http.ids import request_id
+from moa_router.http.wire import BytesResponse, encode_headers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -84,4 +85,5 @@ def _refuse(request: web.BaseRequest, error: APIError, headers: bytes = b"") -> 
     keep_alive = request.keep_alive and error.status in {404, 405}
     # RFC 9110, 9.3.2: there is no body behind the answer to HEAD, and a client would take it for the next answer
     body = b"" if request.method == "HEAD" else error_body(error)
-    return BytesResponse(error.status, body, headers, keep_alive=keep_alive)
+    identified = encode_headers({"x-request-id": request_id(request.headers)}) + headers
+    return BytesResponse(error.status, body, identified, keep_alive=keep_alive)

@@ -10,6 +10,7 @@ import orjson
 from moa_router.fusion.errors import APIError, model_not_found
 from moa_router.http.auth import authenticate
 from moa_router.http.errors import error_body, error_headers
+from moa_router.http.ids import request_id
 from moa_router.http.wire import BytesResponse, encode_headers
 
 if TYPE_CHECKING:
@@ -107,9 +108,10 @@ def _window(upstream: Upstream) -> Mapping[str, object]:
 
 
 def _respond(request: web.BaseRequest, body: object) -> web.StreamResponse:
-    return BytesResponse(200, orjson.dumps(body), b"", keep_alive=request.keep_alive)
+    headers = encode_headers({"x-request-id": request_id(request.headers)})
+    return BytesResponse(200, orjson.dumps(body), headers, keep_alive=request.keep_alive)
 
 
 def _refuse(request: web.BaseRequest, error: APIError) -> web.StreamResponse:
-    headers = encode_headers(error_headers(error))
+    headers = encode_headers({"x-request-id": request_id(request.headers), **error_headers(error)})
     return BytesResponse(error.status, error_body(error), headers, keep_alive=request.keep_alive)

@@ -218,6 +218,18 @@ def test_the_sdk_knows_unknown_routes(small: Router) -> None:
         small.openai.images.generate(prompt="a cat", model="research")
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/models"), ("GET", "/v1/models/nobody"), ("GET", "/nothing"), ("POST", "/v1/models"),
+     ("POST", "/v1/chat/completions")],
+)  # fmt: skip
+def test_every_answer_has_a_request_id(small: Router, method: str, path: str) -> None:
+    body = b"{" if method == "POST" else None
+    assert small.post(body or b"", {"x-request-id": "mine-7"}, path, method).headers["x-request-id"] == "mine-7"
+    minted = [small.post(body or b"", {"x-request-id": "not fit!"}, path, method).headers["x-request-id"] for _ in "ab"]
+    assert len({*minted, "not fit!"}) == 3
+
+
 def test_errors_leave_the_connection_in_use(small: Router, simulator: Simulator) -> None:
     place = urlsplit(small.url)
     connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
