@@ -18,7 +18,7 @@ START_SECONDS = 90.0
 #: The router's own deadline ends a request long before.
 CLIENT_SECONDS = 110.0
 #: Tokens of the two members that keep short, of the one that does not, and of the aggregator.
-SHORT, LONG, FINAL = 24, 72, 48
+SHORT, LONG, FINAL = 20, 48, 32
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ from moa_api.v1alpha1 import load_profile
 from moa_router.demo.model import MODEL
 from moa_router.demo.show import PROFILE, PROFILE_NAME, PROFILE_URL
 
-SECONDS = 90.0
+SECONDS = 200.0
 MARK = "MOA_DEMO_TEST"
 DEMO = ("-m", "moa_router", "demo")
+
+pytestmark = pytest.mark.timeout(400)
 
 
 @dataclass

@@ -18,7 +18,8 @@ from tests.demo.conftest import Model
 
 from moa_router.demo.model import MODEL, SLOTS
 
-pytestmark = pytest.mark.model
+# half a minute on two quiet cores; a busy machine may take its time
+pytestmark = [pytest.mark.model, pytest.mark.timeout(400)]
 
 FINISHED = {"stop", "length"}
 IDLE_SECONDS = 30.0
