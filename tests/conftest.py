@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
 pytest_plugins = ["tests.cluster.fixtures"]
+
+# how long an example takes says something about the machine, nothing about the code
+settings.register_profile("moa", deadline=None)
+settings.load_profile("moa")
 
 
 @pytest.hookimpl(trylast=True)
