@@ -23,7 +23,7 @@ def race(router: StartRouter, profile: Profile) -> Router:
 
 @both_ways
 def test_the_first_wins_and_the_losers_are_cancelled(race: Router, simulator: Simulator, stream: bool) -> None:
-    simulator.rules(on("a", **SLOW), on("b", reply="I was first."), on("c", hang={}))
+    simulator.rules(on("a", **SLOW), on("b", delay=0.5, reply="I was first."), on("c", hang={}))
     with (
         counting(race, "moa_cancelled_calls_total", stage="panel", reason="decided") as cancelled,
         counting(race, "moa_requests_total", mode="fuse", outcome="ok") as requests,
