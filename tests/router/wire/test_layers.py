@@ -47,8 +47,9 @@ def test_one_layer_waits_for_the_quorum_of_the_one_before_it(
     simulator.rules(on("c", 1, hang={}), *scripted(2))
     answer = ask(served)
     panel = [call for call in simulator.settled() if call.is_panel]
-    assert [call.outcome for call in panel].count("cancelled") >= 1
-    assert all(shown(call, 1) == ["a", "b"] for call in panel[3:])
+    second = [call for call in panel if shown(call, 1)]
+    assert len(panel) > len(second) >= 2
+    assert all(shown(call, 1) == ["a", "b"] for call in second)
     assert answer.degraded == []
 
 
