@@ -153,15 +153,21 @@ class Elector:
         while True:
             await asyncio.sleep(self._timing.retry)
             left = self._renewed + self._timing.renew_deadline - time.monotonic()
-            self._renewing = asyncio.ensure_future(self._renew())
-            # Not a timeout around it: a renewal under way would be waited for, and the work would go on meanwhile.
-            done, _ = await asyncio.wait({self._renewing}, timeout=max(left, 0.0))
-            if not done:
+            if left <= 0 or not await self._renew_within(left):
                 raise LeadershipLost("the lease was not renewed in time")
-            try:
-                self._renewing.result()
-            except KubeError as error:
-                _log.warning("the lease is not renewed", extra={"error": str(error), "seconds_left": round(left, 1)})
+
+    async def _renew_within(self, seconds: float) -> bool:
+        """Tries to renew the Lease; returns whether it came to an end, good or bad, in time."""
+        self._renewing = asyncio.ensure_future(self._renew())
+        # Not a timeout around it: a renewal under way would be waited for, and the work would go on meanwhile.
+        done, _ = await asyncio.wait({self._renewing}, timeout=seconds)
+        if not done:
+            return False
+        try:
+            self._renewing.result()
+        except KubeError as error:
+            _log.warning("the lease is not renewed", extra={"error": str(error), "seconds_left": round(seconds, 1)})
+        return True
 
     async def _renew(self) -> None:
         started = time.monotonic()
@@ -183,7 +189,7 @@ class Elector:
         try:
             async with asyncio.timeout(self._timing.duration):
                 if self._renewing is not None:
-                    await asyncio.wait({self._renewing})
+                    await asyncio.gather(self._renewing, return_exceptions=True)
                 current = await self._store.read()
                 if current is not None and current.spec.holder_identity == self._identity:
                     await self._store.write(current, "", 1)

@@ -34,7 +34,7 @@ def in_step(live: Live, manifest: JSONObject) -> bool:
     metadata = wanted.get("metadata")
     if isinstance(metadata, dict):
         wanted["metadata"] = {key: value for key, value in metadata.items() if key not in _IDENTITY}
-    return _same(wanted, live.raw, live.applied_fields)
+    return bool(live.applied_fields) and _same(wanted, live.raw, live.applied_fields)
 
 
 def digest(value: JsonValue) -> str:

@@ -9,7 +9,7 @@ from moa_api.models import MoAProfile
 from moa_api.router import DEFAULT_REPLICAS, RouterSpec
 from moa_operator.references import mounted
 from moa_operator.render.configuration import PROFILE_FILE
-from moa_operator.render.labels import CONFIG_CHECKSUM, child_name, labels, manifest, selector
+from moa_operator.render.labels import CONFIG_CHECKSUM, child_name, manifest, pod_labels, selector
 from moa_operator.render.pod_template import merged
 from moa_operator.resources import DEPLOYMENTS
 
@@ -46,11 +46,11 @@ def deployment(profile: MoAProfile, checksum: str, default_image: str) -> JSONOb
 
 def _template(profile: MoAProfile, checksum: str, default_image: str) -> JSONObject:
     own = profile.spec.router.pod_template
-    known = labels(profile)
+    name = profile.metadata.name
     return {
         "metadata": {
             # Whoever changed these would take the pods away from their Deployment and Service.
-            "labels": {**known, **own.metadata.labels, **selector(profile.metadata.name)},
+            "labels": {**pod_labels(name), **own.metadata.labels, **selector(name)},
             "annotations": {**own.metadata.annotations, CONFIG_CHECKSUM: checksum},
         },
         "spec": merged(_pod(profile, default_image), own.spec),
@@ -97,8 +97,8 @@ def _container(profile: MoAProfile, default_image: str) -> JSONObject:
         "name": CONTAINER,
         "image": router.image or default_image,
         "imagePullPolicy": router.image_pull_policy,
+        "command": ["moa-router"],
         "args": [
-            "moa-router",
             "serve",
             f"--profile={_ROOT}/{PROFILE_FILE}",
             "--host=0.0.0.0",

@@ -37,13 +37,20 @@ def selector(profile: str) -> dict[str, str]:
     return {_NAME: _APPLICATION, PROFILE: profile}
 
 
+def pod_labels(profile: str) -> dict[str, str]:
+    """Returns the labels of a profile's router pods; whatever is added here replaces all pods of a cluster."""
+    return {
+        **selector(profile),
+        "app.kubernetes.io/instance": profile,
+        "app.kubernetes.io/component": "router",
+        "app.kubernetes.io/part-of": "moa",
+    }
+
+
 def labels(profile: MoAProfile) -> dict[str, str]:
     """Returns the labels of a profile's children."""
     return {
-        **selector(profile.metadata.name),
-        "app.kubernetes.io/instance": profile.metadata.name,
-        "app.kubernetes.io/component": "router",
-        "app.kubernetes.io/part-of": "moa",
+        **pod_labels(profile.metadata.name),
         "app.kubernetes.io/managed-by": "moa-operator",
         PROFILE_UID: profile.metadata.uid or "",
     }
