@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import yaml
 from openai import DefaultHttpxClient, OpenAI
+from tests.router.node.conftest import packages
 
 from moa_router.demo.processes import Child, running
 from moa_router.demo.show import PROFILE
+
+__all__ = ["client", "endpoint", "model", "packages"]
 
 START_SECONDS = 90.0
 #: The router's own deadline ends a request long before.

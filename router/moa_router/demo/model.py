@@ -29,6 +29,9 @@ MAX_THREADS = 8
 SPARE_CORES = 1
 #: llama.cpp keeps the prefixes of idle slots in memory, up to 8 GiB unless told otherwise.
 CACHE_MIB = 512
+#: A slot's prefix is used again when it makes up this share of the new prompt. llama.cpp's own 0.1 is too much for a
+#: short question under long candidates.
+SLOT_SIMILARITY = 0.01
 #: llama.cpp's measure: errors and nothing below.
 VERBOSITY = 1
 
@@ -74,6 +77,7 @@ def _serve(host: str, port: int) -> None:
     # without it each slot has its own part of the context, too small for an aggregator's prompt
     parameters.kv_unified = True
     parameters.cache_ram_mib = CACHE_MIB
+    parameters.slot_prompt_similarity = SLOT_SIMILARITY
     threads = max(1, min(len(os.sched_getaffinity(0)) - SPARE_CORES, MAX_THREADS))
     parameters.cpuparams.n_threads = threads
     parameters.cpuparams_batch.n_threads = threads
