@@ -305,6 +305,21 @@ async def test_sockets_send_at_once_and_notice_a_dead_peer(pool: Open) -> None:
     assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
+async def test_a_socket_that_becomes_no_connection_is_closed(pool: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, _, _ = await pool(obliging)
+    origin = Origin(f"http://localhost:{server.port}")
+    made: list[socket.socket] = []
+
+    async def fail(*_: object, sock: socket.socket, **__: object) -> None:
+        made.append(sock)
+        raise OSError
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", fail)
+    await (await ask(origin.route("POST", "/", {}))).failed("connect")
+    assert [sock.fileno() for sock in made] == [-1]
+    await origin.aclose()
+
+
 # -- once more ------------------------------------------------------------------------------------------------------
 
 
