@@ -1,6 +1,7 @@
 """A simulator for the session, and routers on demand."""
 
 import json
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -88,7 +89,10 @@ class _Garage:
             router.check_log([*prompts, *keys])
 
     def close(self) -> None:
-        for router in [*self._kept.values(), *self._own]:
+        routers = [*self._kept.values(), *self._own]
+        for router in routers:
+            router.process.signal(signal.SIGTERM)
+        for router in routers:
             router.stop()
 
     def _make(

@@ -45,9 +45,11 @@ def deltas(chunks: list[Json]) -> list[Json]:
 # -- when --------------------------------------------------------------------------------------------------------------
 
 
-def test_headers_leave_before_anybody_has_answered(small: Router, simulator: Simulator) -> None:
+def test_headers_leave_before_anybody_has_answered(router: StartRouter, profile: Profile, simulator: Simulator) -> None:
+    # without heartbeats nothing else could take them along
+    silent = router(profile(response={"heartbeat": "0s"}))
     simulator.rules({"match": PANEL, "action": {"hang": {}}})
-    with small.stream(asked()) as events:
+    with silent.stream(asked()) as events:
         assert events.status == 200
         assert events.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert events.headers["cache-control"] == "no-cache"
