@@ -316,6 +316,7 @@ def _ssl_context(
     if not upstream.base_url("default").startswith("https:"):
         return None
     context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
     tls = upstream.tls
     if tls is None:
         return context
