@@ -407,8 +407,8 @@ class Response(Section):
     """What clients see."""
 
     show_candidates: ShowCandidates = "Never"
-    """Whether answers show the candidates, streams while they are written: Reasoning as reasoning_content, Think as text
-    between think tags, which answers that are to be JSON go without."""
+    """Whether answers show the candidates, streams while they are written: Reasoning as reasoning_content, Think as
+    text between think tags, which answers that are to be JSON go without."""
 
     heartbeat: DurationOrNone = 5.0
     """Time between comments that keep a stream alive before its first token; "0s" turns them off."""
