@@ -8,7 +8,7 @@ SOURCES := crds/moa_api operator/moa_operator router/moa_router simulator/moa_si
 CHECKED := $(SOURCES) tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type bench crds docs cluster cluster-down lock clean
+.PHONY: help setup demo test lint type bench crds docs cluster cluster-down images lock clean
 
 help: ## explain every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,7 +26,7 @@ demo: $(VENV)/.ready ## fuse one question on a real small model (SIMULATED=1: in
 	$(BIN)/moa-router demo $(if $(SIMULATED),--simulated) $(if $(KEEP),--keep)
 
 test: $(VENV)/.ready lint type ## lint, type-check and run all tests with coverage
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --cov --cov-report=term $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term $(PYTEST)
 
 lint: $(VENV)/.ready ## check format, style and the floors of the architecture
 	$(BIN)/ruff format --check .
@@ -48,16 +48,43 @@ cluster: $(VENV)/.ready ## start a Kubernetes to play with (NODES=2: with real n
 cluster-down: $(VENV)/.ready ## stop exactly what `make cluster` started
 	$(BIN)/python -m tests.cluster down
 
+# ENGINE is found if not given; options of its `build` go to BUILD (BUILD='--volume …'), another base image to BASE.
+ENGINE :=
+BUILD  :=
+BASE   :=
+PUSH   :=
+IMAGES := router operator simulator
+NAME   := docker.io/moa-operator
+TAG     = $(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' pyproject.toml)
+
+images: ## build the container images with docker, podman or buildah (PUSH=registry.example/team: push them too)
+	set -e; engine='$(ENGINE)'; \
+	for found in docker podman buildah; do \
+	  if [ -z "$$engine" ] && $$found info >/dev/null 2>&1; then engine=$$found; fi; \
+	done; \
+	if [ -z "$$engine" ]; then echo "make images: neither docker nor podman nor buildah answers here" >&2; exit 1; fi; \
+	revision=$$(git rev-parse HEAD 2>/dev/null || echo unknown); \
+	for image in $(IMAGES); do \
+	  $$engine build $(BUILD) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	    --build-arg VERSION=$(TAG) --build-arg REVISION=$$revision \
+	    --file Dockerfile.$$image --tag $(NAME)/$$image:$(TAG) .; \
+	  $(if $(PUSH),$$engine tag $(NAME)/$$image:$(TAG) $(PUSH)/$$image:$(TAG); $$engine push $(PUSH)/$$image:$(TAG);) \
+	done
+
 docs: $(VENV)/.ready ## write the references in docs/ from the code
 	$(BIN)/python docs/write.py
 
 # name a package with UPGRADE=… to renew it alone
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+  $(if $(UPGRADE),--upgrade-package $(UPGRADE),--upgrade)
+
 lock: $(VENV)/.ready ## renew requirements/*.txt, with hashes
-	set -e; for extra in router operator "demo --extra dev"; do \
-	  name=$${extra#demo --extra }; \
-	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-	    $(if $(UPGRADE),--upgrade-package $(UPGRADE),--upgrade) pyproject.toml --extra $$extra -o requirements/$$name.txt; \
-	done
+	$(LOCK) pyproject.toml --extra router -o requirements/router.txt
+	$(LOCK) pyproject.toml --extra operator -o requirements/operator.txt
+	$(LOCK) pyproject.toml --extra simulator -o requirements/simulator.txt
+	$(LOCK) pyproject.toml --extra demo -o requirements/demo.txt
+	$(LOCK) pyproject.toml --extra demo --extra dev -o requirements/dev.txt
+	$(LOCK) --group build -o requirements/build.txt
 
 clean: ## remove what the targets above made, but for .venv
 	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist

@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument(
         "--router-image",
-        default=_environment("ROUTER_IMAGE", f"moa-router:{_version()}"),
+        default=_environment("ROUTER_IMAGE", f"moa-operator/router:{_version()}"),
         help="container image of routers whose profile names none",
     )
     running.add_argument(
