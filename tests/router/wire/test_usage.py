@@ -1,7 +1,7 @@
 """Usage is the truth: what clients, metrics and the upstream's own books say is the same."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import pytest
@@ -19,6 +19,7 @@ from tests.router.wire.harness import (
 )
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+TOKENS = "moa_stage_tokens_total"
 KINDS = ("input", "cached_input", "output", "reasoning")
 
 
@@ -43,12 +44,33 @@ def told(usage: Json) -> dict[str, int]:
     }
 
 
-def counted(router: Router, **labels: str) -> dict[str, int]:
-    """What the metrics say was used since the router began."""
-    return {kind: int(router.metric("moa_stage_tokens_total", type=kind, **labels)) for kind in KINDS}
+class Ledger:
+    """What a router's metrics have counted since it was opened."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._before = router.samples()
+
+    def grown(self, name: str, **labels: str) -> float:
+        """By how much a metric's values with these labels have grown."""
+        return total(self._router.samples(), name, labels) - total(self._before, name, labels)
+
+    def tokens(self, **labels: str) -> dict[str, int]:
+        """Tokens by kind."""
+        now = self._router.samples()
+        return {
+            kind: int(
+                total(now, TOKENS, {**labels, "type": kind}) - total(self._before, TOKENS, {**labels, "type": kind})
+            )
+            for kind in KINDS
+        }
 
 
-def agrees(router: Router, simulator: Simulator, *answers: Answer) -> None:
+def total(samples: Sequence[Sample], name: str, labels: Mapping[str, str]) -> float:
+    return sum(sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items())
+
+
+def agrees(ledger: Ledger, simulator: Simulator, *answers: Answer) -> None:
     """Clients, stages, metrics and books tell the same story."""
     truth = booked(simulator.settled())
     assert {kind: sum(told(answer.usage)[kind] for answer in answers) for kind in KINDS} == truth
@@ -57,16 +79,17 @@ def agrees(router: Router, simulator: Simulator, *answers: Answer) -> None:
         assert {kind: sum(stage[kind] for stage in stages) for kind in KINDS} == told(answer.usage)
         assert answer.moa["calls"] == len(stages)
         assert not any(stage.get("estimated") for stage in answer.moa["stages"])
-    assert counted(router) == truth
-    assert router.metric("moa_estimated_usage_total") == 0
+    assert ledger.tokens() == truth
+    assert ledger.grown("moa_estimated_usage_total") == 0
 
 
 class TestTruth:
     @both_ways
     def test_of_separate_calls(self, router: StartRouter, profile: Profile, simulator: Simulator, stream: bool) -> None:
-        served = router(trio(profile, panel={"quorum": 3}), fresh=True)
+        served = router(trio(profile, panel={"quorum": 3}))
+        ledger = Ledger(served)
         # the second finds the first's prefix in the cache
-        agrees(served, simulator, ask(served, stream=stream), ask(served, stream=stream))
+        agrees(ledger, simulator, ask(served, stream=stream), ask(served, stream=stream))
         assert booked(simulator.calls())["cached_input"] > 0
 
     @both_ways
@@ -74,14 +97,16 @@ class TestTruth:
     def test_of_choices_in_one_call(
         self, router: StartRouter, profile: Profile, simulator: Simulator, stream: bool, quorum: int
     ) -> None:
-        served = router(profile(panel={"quorum": quorum, "grace": "10s"}), fresh=True)
-        agrees(served, simulator, ask(served, stream=stream))
+        served = router(profile(panel={"quorum": quorum, "grace": "10s"}))
+        ledger = Ledger(served)
+        agrees(ledger, simulator, ask(served, stream=stream))
         assert [call.n for call in simulator.settled()] == [3, 1]
 
     @both_ways
     def test_of_layers(self, router: StartRouter, profile: Profile, simulator: Simulator, stream: bool) -> None:
-        served = router(trio(profile, panel={"quorum": 3, "layers": 3}), fresh=True)
-        agrees(served, simulator, ask(served, stream=stream))
+        served = router(trio(profile, panel={"quorum": 3, "layers": 3}))
+        ledger = Ledger(served)
+        agrees(ledger, simulator, ask(served, stream=stream))
 
     @both_ways
     def test_of_refused_choices_and_fallbacks(
@@ -89,9 +114,8 @@ class TestTruth:
     ) -> None:
         """Calls that were refused used nothing, and that is no estimate."""
         members = [{**member("spare"), "samples": 3}, member("b")]
-        served = router(
-            trio(profile, members=members, panel={"quorum": 4}, aggregator={"fallbackUpstreams": ["a"]}), fresh=True
-        )
+        served = router(trio(profile, members=members, panel={"quorum": 4}, aggregator={"fallbackUpstreams": ["a"]}))
+        ledger = Ledger(served)
         simulator.rules(on("writer", status=503), on("b", status=429))
         answer = ask(served, stream=stream)
         assert answer.outcomes("aggregator") == {"writer": "server_error", "a": "ok"}
@@ -102,7 +126,7 @@ class TestTruth:
             if call.outcome != "ok":
                 assert call.completion_tokens == 0
         paid = booked([call for call in simulator.settled() if call.outcome == "ok"])
-        assert told(answer.usage) == paid == counted(served)
+        assert told(answer.usage) == paid == ledger.tokens()
 
     @both_ways
     @pytest.mark.parametrize("model", ["research", "research:single", "writer"])
@@ -110,46 +134,51 @@ class TestTruth:
         self, router: StartRouter, profile: Profile, simulator: Simulator, stream: bool, model: str
     ) -> None:
         thinker = {"model": "thinker"}
-        served = router(trio(profile, panel={"quorum": 3}, upstream={"b": thinker, "writer": thinker}), fresh=True)
+        served = router(trio(profile, panel={"quorum": 3}, upstream={"b": thinker, "writer": thinker}))
+        ledger = Ledger(served)
         answer = ask(served, stream=stream, model=model)
-        agrees(served, simulator, answer)
+        agrees(ledger, simulator, answer)
         assert told(answer.usage)["reasoning"] >= 12
 
     @both_ways
     def test_of_several_answers(
         self, router: StartRouter, profile: Profile, simulator: Simulator, stream: bool
     ) -> None:
-        served = router(trio(profile, panel={"quorum": 3}), fresh=True)
-        agrees(served, simulator, ask(served, stream=stream, n=3))
+        served = router(trio(profile, panel={"quorum": 3}))
+        ledger = Ledger(served)
+        agrees(ledger, simulator, ask(served, stream=stream, n=3))
 
     @both_ways
     def test_of_one_upstream_alone(
         self, router: StartRouter, profile: Profile, simulator: Simulator, stream: bool
     ) -> None:
-        served = router(trio(profile), fresh=True)
+        served = router(trio(profile))
+        ledger = Ledger(served)
         answers = [ask(served, stream=stream, model=model) for model in ("research:single", "writer", QWEN)]
-        agrees(served, simulator, *answers)
+        agrees(ledger, simulator, *answers)
         assert [answer.moa["stages"][0]["stage"] for answer in answers] == ["single", "passthrough", "passthrough"]
-        assert counted(served, stage="passthrough")["output"] == told(answers[1].usage)["output"] * 2
+        assert ledger.tokens(stage="passthrough")["output"] == told(answers[1].usage)["output"] * 2
 
     @both_ways
     def test_of_the_best_candidate_is_all_that_was_used(
         self, router: StartRouter, profile: Profile, simulator: Simulator, stream: bool
     ) -> None:
-        served = router(trio(profile, panel={"quorum": 3}), fresh=True)
+        served = router(trio(profile, panel={"quorum": 3}))
+        ledger = Ledger(served)
         simulator.rules(on("writer", status=500))
         answer = ask(served, stream=stream)
         assert answer.degraded == ["aggregator"]
         paid = [call for call in simulator.settled() if call.outcome == "ok"]
-        assert told(answer.usage) == booked(paid) == counted(served)
+        assert told(answer.usage) == booked(paid) == ledger.tokens()
 
     def test_of_a_stream_is_told_last_and_only_if_asked_for(
         self, router: StartRouter, profile: Profile, simulator: Simulator
     ) -> None:
-        served = router(trio(profile, panel={"quorum": 3}), fresh=True)
+        served = router(trio(profile, panel={"quorum": 3}))
+        ledger = Ledger(served)
         assert ask(served, stream=True, stream_options=None).usage == {}
         assert ask(served, stream=True, stream_options={"include_usage": False}).usage == {}
-        assert counted(served)["output"] == booked(simulator.settled())["output"]
+        assert ledger.tokens()["output"] == booked(simulator.settled())["output"]
 
 
 class TestCancelled:
@@ -157,7 +186,8 @@ class TestCancelled:
         self, router: StartRouter, profile: Profile, simulator: Simulator
     ) -> None:
         """Choices in one stream carry the usage so far; what was not yet told cannot be known."""
-        served = router(profile(panel={"quorum": 2, "grace": "0s"}), fresh=True)
+        served = router(profile(panel={"quorum": 2, "grace": "0s"}))
+        ledger = Ledger(served)
         simulator.rules(panel_replies("One.", "Two.", "and on " * 300, inter_token=0.01))
         answer = ask(served)
         (call,) = simulator.panel()
@@ -167,21 +197,22 @@ class TestCancelled:
         usage = told(stage["usage"])
         assert usage["input"] == call.prompt_tokens
         assert 4 <= usage["output"] <= call.completion_tokens
-        assert counted(served, stage="panel") == usage
-        assert told(answer.usage) == counted(served)
+        assert ledger.tokens(stage="panel") == usage
+        assert told(answer.usage) == ledger.tokens()
 
     def test_calls_without_a_report_are_estimated_and_say_so(
         self, router: StartRouter, profile: Profile, simulator: Simulator
     ) -> None:
-        served = router(trio(profile, panel={"quorum": 2}), fresh=True)
+        served = router(trio(profile, panel={"quorum": 2}))
+        ledger = Ledger(served)
         simulator.rules(on("c", inter_token=0.1))
         answer = ask(served)
         call = next(call for call in simulator.settled() if call.outcome == "cancelled")
         stage = next(stage for stage in answer.stages("panel") if stage["outcome"] == "cancelled")
         assert stage["estimated"] is True
         assert told(stage["usage"])["output"] <= call.completion_tokens
-        assert served.metric("moa_estimated_usage_total", stage="panel", upstream="c") == 1
-        assert told(answer.usage) == counted(served)
+        assert ledger.grown("moa_estimated_usage_total", stage="panel", upstream="c") == 1
+        assert told(answer.usage) == ledger.tokens()
 
     @pytest.mark.parametrize("fault", [{"missing_usage": True}, {"cut": 9}, {"reset": 9}, {"hang": 9}])
     def test_streams_that_tell_nothing_count_what_arrived(
@@ -189,9 +220,7 @@ class TestCancelled:
     ) -> None:
         """Never more than was produced, whatever befalls the stream."""
         members = [{**member("a"), "samples": 2}]
-        served = router(
-            trio(profile, members=members, panel={"quorum": 1, "grace": "1s"}, timeouts={"idle": "300ms"}), fresh=True
-        )
+        served = router(trio(profile, members=members, panel={"quorum": 1, "grace": "1s"}, timeouts={"idle": "300ms"}))
         simulator.rules(
             {"match": {"n_gt": 1}, "action": {"reply": {"texts": ["three words here", "two words"]}, **fault}}
         )
@@ -272,7 +301,8 @@ class TestCost:
     def test_is_exact(self, router: StartRouter, profile: Profile, simulator: Simulator, stream: bool) -> None:
         priced: dict[str, Json] = {name: {"pricing": PLAIN} for name in ("a", "c", "spare")}
         priced |= {"b": {"pricing": PRICES, "model": "thinker"}, "writer": {"pricing": PRICES}}
-        served = router(trio(profile, panel={"quorum": 3}, upstream=priced), fresh=True)
+        served = router(trio(profile, panel={"quorum": 3}, upstream=priced))
+        ledger = Ledger(served)
         answers = [ask(served, stream=stream), ask(served, stream=stream)]
         for answer in answers:
             due = sum(
@@ -280,8 +310,8 @@ class TestCost:
             )
             assert answer.usage["cost"] == float(due)
             assert sum(stage["usage"]["cost"] for stage in answer.moa["stages"]) == pytest.approx(float(due), rel=1e-9)
-        total = served.metric("moa_stage_cost_total")
-        assert total == pytest.approx(sum(answer.usage["cost"] for answer in answers), rel=1e-9)
+        counted = ledger.grown("moa_stage_cost_total")
+        assert counted == pytest.approx(sum(answer.usage["cost"] for answer in answers), rel=1e-9)
 
     @both_ways
     @pytest.mark.parametrize("model", ["research:single", "writer"])
