@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from dataclasses import dataclass
@@ -173,6 +174,9 @@ async def serve(settings: Settings, announce: Callable[[Addresses], None]) -> No
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     async with server.running() as addresses:
+        # what is here now stays: a full collection, tens of milliseconds over all of it, would be felt by every stream
+        gc.collect()
+        gc.freeze()
         announce(addresses)
         reloader = asyncio.create_task(_reload_on(reload, server.registry))
         try:

@@ -103,7 +103,7 @@ class Proposer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoded", encode_fields(self.sampling))
-        object.__setattr__(self, "head", body_head(self.site.upstream))
+        object.__setattr__(self, "head", self.site.upstream.body_head)
         object.__setattr__(self, "tail", self.encoded + b"}")
 
 
@@ -190,11 +190,6 @@ class Plan:
         """Close every connection."""
         for origin in self.origins:
             await origin.aclose()
-
-
-def body_head(upstream: Upstream) -> bytes:
-    """The constant start of every body sent to an upstream."""
-    return b'{"model":' + orjson.dumps(upstream.model) + b',"messages":'
 
 
 def compile_profile(
@@ -459,7 +454,7 @@ def final_body(
     silent = {name: value for name, value in _unless_limited(silent, fields).items() if name not in fields}
     tail = b"".join(b"," + orjson.dumps(name) + b":" + value for name, value in fields.items())
     return (
-        body_head(site.upstream),
+        site.upstream.body_head,
         *messages,
         tail + encode_fields(silent) + stream_fields(stream=stream, running_usage=running_usage) + b"}",
     )

@@ -82,13 +82,15 @@ def waiting_seconds(calls: Sequence[Call]) -> float:
 
 def _stage(call: Call) -> dict[str, object]:
     usage = call.usage or Usage()
+    upstream = call.site.upstream
     stage: dict[str, object] = {
         "stage": call.site.stage,
         "layer": call.layer,
-        "upstream": call.site.upstream.name,
-        "model": call.site.upstream.model,
+        "upstream": upstream.name,
+        "model": upstream.model,
         "outcome": call.outcome,
-        "duration_ms": round((call.ended - call.started) * 1000, 1),
+        # round() on a float goes by way of its decimal text, and costs as much as all the rest of this object
+        "duration_ms": int((call.ended - call.started) * 10_000 + 0.5) / 10,
         "usage": usage_body(usage, call.cost),
     }
     if usage.estimated:

@@ -74,13 +74,16 @@ class ChatRequest:
         self.wants = self._wants()
 
     def _wants(self) -> tuple[Feature, ...]:
-        wanted: dict[Feature, bool] = {
-            "Vision": self.conversation.has_images,
-            "Tools": self.has_tools,
-            "MultipleChoices": self.choices > 1,
-            "StructuredOutput": b'"json' in self.fields.get("response_format", b""),
-        }
-        return tuple(feature for feature, is_wanted in wanted.items() if is_wanted)
+        wanted: list[Feature] = []
+        if self.conversation.has_images:
+            wanted.append("Vision")
+        if self.has_tools:
+            wanted.append("Tools")
+        if self.choices > 1:
+            wanted.append("MultipleChoices")
+        if "response_format" in self.fields and b'"json' in self.fields["response_format"]:
+            wanted.append("StructuredOutput")
+        return tuple(wanted)
 
 
 def parse_chat(body: bytes, max_depth: int) -> ChatRequest:

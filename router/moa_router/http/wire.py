@@ -149,6 +149,7 @@ class EventStream:
         self._chunked = request.version >= HttpVersion11
         self.keep_alive = keep_alive and self._chunked
         self._request = request
+        self._protocol = request.protocol
         self._head = headers
         self._heartbeat = heartbeat
         self._loop = asyncio.get_running_loop()
@@ -160,7 +161,7 @@ class EventStream:
     @property
     def blocked(self) -> bool:
         """Whether the client is slower than what is written."""
-        return self._request.protocol.writing_paused
+        return self._protocol.writing_paused
 
     def open(self) -> None:
         """Send the head; once."""
@@ -173,7 +174,7 @@ class EventStream:
             self._write_head(data)
             return
         self._last_write = monotonic()
-        transport = self._request.transport
+        transport = self._protocol.transport
         if transport is not None and not transport.is_closing():
             transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
@@ -194,7 +195,7 @@ class EventStream:
     def end(self) -> None:
         """End the body."""
         self.close()
-        transport = self._request.transport
+        transport = self._protocol.transport
         if self._chunked and transport is not None and not transport.is_closing():
             transport.write(b"0\r\n\r\n")
 
@@ -206,7 +207,7 @@ class EventStream:
             framing += b"connection: close\r\n"
         if data and self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        transport = self._request.transport
+        transport = self._protocol.transport
         if transport is not None and not transport.is_closing():
             head = (_STATUS_LINES[200], _date.line(), _STREAM_HEADERS, self._head, framing, b"\r\n", data)
             transport.write(b"".join(head))

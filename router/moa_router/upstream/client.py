@@ -168,7 +168,6 @@ class Site:
 
     def count(self, outcome: CallOutcome, seconds: float, usage: Usage, cost: Decimal | None) -> None:
         """Count one ended call."""
-        metrics, name = self._metrics, self.upstream.name
         requests, durations, operations = self._cells.get(outcome) or self._cells_of(outcome)
         requests.inc()
         durations.observe(seconds)
@@ -184,9 +183,9 @@ class Site:
         if usage.reasoning:
             reasoning.inc(usage.reasoning)
         if usage.estimated:
-            metrics.estimated_usage.labels(self.profile, self.stage, name).inc()
+            self._metrics.estimated_usage.labels(self.profile, self.stage, self.upstream.name).inc()
         if cost:
-            metrics.stage_cost.labels(self.profile, self.stage, name).inc(float(cost))
+            self._metrics.stage_cost.labels(self.profile, self.stage, self.upstream.name).inc(float(cost))
 
     def _cells_of(self, outcome: CallOutcome) -> tuple[CounterCell, HistogramCell, HistogramCell]:
         metrics, name = self._metrics, self.upstream.name

@@ -203,8 +203,8 @@ class Connection(asyncio.Protocol):
             return
         key = _NAMES.get(name) or name.decode("latin-1").lower()
         text = value.decode("latin-1")
-        known = self._headers.get(key)
-        self._headers[key] = text if known is None else f"{known}, {text}"
+        headers = self._headers
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
     def on_headers_complete(self) -> None:
         """The head is whole; an interim one (1xx) is skipped."""
@@ -273,7 +273,8 @@ class Connection(asyncio.Protocol):
         persistent = self._persistent
         self._clear()
         self._used = True
-        self.resume()
+        if self._paused:
+            self.resume()
         transport = self._transport
         # a server may answer before it has read the request; the rest of that must not stand in front of the next
         if persistent and transport is not None and transport.get_write_buffer_size() == 0:
