@@ -227,7 +227,13 @@ class Registry:
         self._metrics.last_reload_successful.labels().set(1)
 
     async def reload(self) -> None:
-        """Look at every file again and take over what has changed."""
+        """Look at every file again and take over what has changed; a defect of ours leaves everything as it is."""
+        try:
+            self._take_over_changes()
+        except Exception:
+            logger.exception("reloading failed")
+
+    def _take_over_changes(self) -> None:
         changed = [source for source in self._sources if self._refresh(source)]
         if not changed:
             return
@@ -251,10 +257,7 @@ class Registry:
         """
         while True:
             await asyncio.sleep(interval)
-            try:
-                await self.reload()
-            except Exception:
-                logger.exception("reloading failed")
+            await self.reload()
 
     async def aclose(self) -> None:
         """Close everything that was opened for any profile."""
