@@ -264,7 +264,8 @@ def _sources(run: Run, candidates: Sequence[Candidate], room: int | None) -> lis
     shown = candidates
     if aggregator.shuffle:
         run.seed = random.getrandbits(SEED_BITS)
-        run.workflow.set(names.MOA_SHUFFLE_SEED, f"{run.seed:x}")
+        if run.sampled:
+            run.workflow.set(names.MOA_SHUFFLE_SEED, f"{run.seed:x}")
         shown = permuted(candidates, run.seed)
     texts = [material(candidate) for candidate in shown]
     if aggregator.max_candidate_tokens is not None:

@@ -42,7 +42,7 @@ class TemplateError(ValueError):
     """A prompt template that cannot be used; the message says why."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Source:
     """One candidate as an aggregator is shown it: a label and its material."""
 
@@ -76,8 +76,8 @@ def check_template(template: str) -> None:
 def sources(items: Sequence[Source], nonce: str | None) -> str:
     """Candidates as one text, each delimited by markers with the nonce, or by plain headings without one."""
     if nonce is None:
-        return "\n\n".join(f"[{item.label}]\n{item.text}" for item in items)
-    return "\n\n".join(f"<{item.label} {nonce}>\n{item.text}\n</{item.label} {nonce}>" for item in items)
+        return "\n\n".join([f"[{item.label}]\n{item.text}" for item in items])
+    return "\n\n".join([f"<{item.label} {nonce}>\n{item.text}\n</{item.label} {nonce}>" for item in items])
 
 
 def synthesis(items: Sequence[Source], *, nonce: str | None, dissent: bool, template: str | None = None) -> str:

@@ -100,15 +100,15 @@ def parse_chat(body: bytes, max_depth: int) -> ChatRequest:
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise bad_request(f"'messages[{index}]' must be an object with a 'role'.", f"messages[{index}]")
-    stream = _flag(document, "stream")
+    stream = "stream" in document and _flag(document, "stream")
     raw = _FIELDS.decode(body)
     return ChatRequest(
         model,
         Conversation(bytes(raw["messages"]), messages),
         {name: bytes(value) for name, value in raw.items() if name not in OWN_FIELDS},
         stream=stream,
-        include_usage=_include_usage(document, stream=stream),
-        choices=_choices(document),
+        include_usage="stream_options" in document and _include_usage(document, stream=stream),
+        choices=_choices(document) if "n" in document else 1,
         has_tools=bool(document.get("tools") or document.get("functions")),
     )
 

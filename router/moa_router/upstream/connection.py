@@ -171,7 +171,8 @@ class Connection(asyncio.Protocol):
             self._break(exchange, "the response has more headers than anybody should read")
             return
         try:
-            self._tell(exchange)
+            if self._head_told or self._head_seen:
+                self._tell(exchange)
         except Exception as defect:  # noqa: BLE001 - whatever a sink raises, its request must come to an end
             exchange.report(defect)
             self._break(exchange, "the response could not be handled")
@@ -258,8 +259,6 @@ class Connection(asyncio.Protocol):
     def _tell(self, exchange: PooledExchange) -> None:
         """Tell the sink what the parser found; the sink may cancel the exchange at any point."""
         if not self._head_told:
-            if not self._head_seen:
-                return
             self._head_told = True
             exchange.sink.on_head(self._status, self._headers)
         if self._body and self._exchange is exchange:

@@ -429,8 +429,11 @@ class _Route:
 
     def send(self, headers: bytes, body: Sequence[bytes], sink: Sink) -> PooledExchange:
         size = sum(map(len, body))
-        head = b"%b%bcontent-length: %d\r\n\r\n" % (self._head, headers, size)
-        parts = (b"".join((head, *body)),) if size <= JOIN_BYTES else (head, *body)
+        framing = b"content-length: %d\r\n\r\n" % size
+        if size <= JOIN_BYTES:
+            parts: tuple[bytes, ...] = (b"".join((self._head, headers, framing, *body)),)
+        else:
+            parts = (self._head + headers + framing, *body)
         exchange = PooledExchange(self._origin, parts, sink, head_only=self._head_only)
         self._origin.begin(exchange)
         return exchange
