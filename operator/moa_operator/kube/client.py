@@ -53,7 +53,7 @@ _METHODS: Final[Mapping[Verb, str]] = {
 _READS: Final[frozenset[Verb]] = frozenset({"get", "list", "discover"})
 _CONTENT_TYPES: Final[Mapping[Verb, str]] = {
     "apply": "application/apply-patch+yaml",
-    "patch": "application/json-patch+json",
+    "patch": "application/merge-patch+json",
 }
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
@@ -157,16 +157,12 @@ class Kube:
         )
         return Live(json.loads(content))
 
-    async def patch(self, resource: Resource, live: Live, operations: list[JSONObject]) -> Live:
-        """Applies a JSON patch (RFC 6902) to an object, unless it has changed since it was read."""
-        expected: JSONObject = {
-            "op": "test",
-            "path": "/metadata/resourceVersion",
-            "value": live.meta.resource_version,
-        }
+    async def patch(self, resource: Resource, live: Live, patch: JSONObject) -> Live:
+        """Merges a patch (RFC 7386) into an object; a `Refused` that is a conflict says that it has changed since."""
         path = resource.path(live.meta.namespace, live.meta.name)
         query = {"fieldManager": FIELD_MANAGER}
-        return Live(json.loads(await self._call("patch", resource, path, query, body=[expected, *operations])))
+        expected: JSONObject = {"resourceVersion": live.meta.resource_version}
+        return Live(json.loads(await self._call("patch", resource, path, query, body={**patch, "metadata": expected})))
 
     async def create(self, resource: Resource, manifest: JSONObject) -> Live:
         """Creates an object; a `Refused` that is a conflict says that it exists."""
@@ -218,7 +214,7 @@ class Kube:
         path: str,
         query: Mapping[str, str],
         *,
-        body: JSONObject | list[JSONObject] | None = None,
+        body: JSONObject | None = None,
         accept: str = "application/json",
     ) -> bytes:
         for failures in range(1, _TRIES + 1):
@@ -226,7 +222,7 @@ class Kube:
                 attempt = self._attempt(verb, resource, path, query, body, accept)
                 return await (attempt if verb in _READS else _to_its_end(attempt))
             except KubeError as error:
-                if not error.transient or failures == _TRIES:
+                if failures == _TRIES or not _may_work_later(verb, error):
                     raise
                 wait = max(_BACKOFF.delay(failures), _asked_wait(error))
                 if wait > _LONGEST_WAIT:
@@ -240,7 +236,7 @@ class Kube:
         resource: Resource,
         path: str,
         query: Mapping[str, str],
-        body: JSONObject | list[JSONObject] | None,
+        body: JSONObject | None,
         accept: str,
     ) -> bytes:
         is_write = verb not in _READS
@@ -313,6 +309,11 @@ def _refusal(status: int, content: bytes, retry_after: str | None) -> Refused:
 def _seconds(retry_after: str | None) -> float | None:
     """Reads Retry-After, of whose two forms API servers use the number."""
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+
+
+def _may_work_later(verb: Verb, error: KubeError) -> bool:
+    # An apply names no version, so its conflicts are between the API server and others who write at the same time.
+    return error.transient or (verb == "apply" and isinstance(error, Refused) and error.conflict)
 
 
 def _asked_wait(error: KubeError) -> float:

@@ -120,8 +120,8 @@ class Executor:
         return Done(step.resource, "noop" if is_same else "changed", live)
 
     async def _apply(self, step: Apply) -> Live:
-        if step.live is not None and step.restore:
-            await self._kube.patch(step.resource, step.live, [*step.restore])
+        if step.live is not None and step.restore is not None:
+            await self._kube.patch(step.resource, step.live, step.restore)
         if step.hand_over is not None:
             await self._hand_over(step, step.hand_over)
         return await self._kube.apply(step.resource, step.manifest)

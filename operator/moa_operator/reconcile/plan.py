@@ -30,14 +30,14 @@ class Apply:
         resource: Its kind.
         manifest: What it should be.
         live: What it is; None where there is none.
-        restore: A patch to make first, where applying cannot undo what somebody did.
+        restore: A patch to merge first, where applying cannot undo what somebody did; None where it can.
         hand_over: Replicas to leave to the autoscaler to decide from; None where it has them, or there is none.
     """
 
     resource: Resource
     manifest: JSONObject
     live: Live | None
-    restore: tuple[JSONObject, ...] = ()
+    restore: JSONObject | None = None
     hand_over: int | None = None
 
 
@@ -98,7 +98,7 @@ def _step(profile: Metadata, resource: Resource, manifest: JSONObject, live: Liv
     if whose is not Ownership.OURS:
         return Blocked(resource, live, whose)
     restore = _restoration(resource, manifest, live)
-    if not restore and in_step(live, manifest):
+    if restore is None and in_step(live, manifest):
         return Keep(resource, live)
     return Apply(resource, manifest, live, restore, None if replicas is None else _held_replicas(live))
 
@@ -119,18 +119,21 @@ def _held_replicas(live: Live) -> int | None:
     return replicas if isinstance(replicas, int) else None
 
 
-def _restoration(resource: Resource, manifest: JSONObject, live: Live) -> tuple[JSONObject, ...]:
+def _restoration(resource: Resource, manifest: JSONObject, live: Live) -> JSONObject | None:
     """The patch that takes out entries of lists which somebody put in our entries' place.
 
     What tells entries of a keyed list apart cannot be undone by applying: ours would come to stand beside theirs.
     """
     path = _KEYED.get(resource)
     if path is None:
-        return ()
-    wanted, found = _at(manifest, *path), _at(live.raw, *path)
-    if _entries(found) <= _entries(wanted):
-        return ()
-    return ({"op": "replace", "path": f"/{'/'.join(path)}", "value": wanted},)
+        return None
+    wanted = _at(manifest, *path)
+    if _entries(_at(live.raw, *path)) <= _entries(wanted):
+        return None
+    patch: JsonValue = wanted
+    for name in reversed(path):
+        patch = {name: patch}
+    return patch if isinstance(patch, dict) else None
 
 
 _KEYED: Final[Mapping[Resource, tuple[str, ...]]] = {

@@ -93,7 +93,7 @@ def test_a_service_port_that_was_changed_is_put_back_before_applying() -> None:
     moved = edited(SERVICES, lambda raw: at(raw, "spec", "ports", 0).update(port=81))
     [step] = planned({SERVICES: wanted(SERVICES)}, {SERVICES: moved})
     assert isinstance(step, Apply)
-    assert step.restore == ({"op": "replace", "path": "/spec/ports", "value": at(wanted(SERVICES), "spec")["ports"]},)
+    assert step.restore == {"spec": {"ports": at(wanted(SERVICES), "spec")["ports"]}}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,8 @@ def test_containers_are_put_back_too(edit: object) -> None:
     assert callable(edit)
     [step] = planned({DEPLOYMENTS: wanted(DEPLOYMENTS)}, {DEPLOYMENTS: edited(DEPLOYMENTS, edit)})
     assert isinstance(step, Apply)
-    assert [operation["path"] for operation in step.restore] == ["/spec/template/spec/containers"]
+    containers = at(wanted(DEPLOYMENTS), "spec", "template", "spec")["containers"]
+    assert step.restore == {"spec": {"template": {"spec": {"containers": containers}}}}
 
 
 def test_a_value_that_was_changed_is_applied_and_nothing_else() -> None:
