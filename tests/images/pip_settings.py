@@ -34,9 +34,9 @@ def write(directory: Path, seen_as: str) -> None:
 
 
 def read(listing: str) -> dict[str, str]:
-    """What counts in the output of `pip config list`; the environment, which comes last there, goes before files."""
+    """What counts in the output of `pip config list`; the environment goes before files, wherever it stands there."""
     found: dict[str, str] = {}
-    for line in listing.splitlines():
+    for line in sorted(listing.splitlines(), key=lambda line: line.startswith(":env:")):
         name, _, value = line.partition("=")
         key = name.rpartition(".")[2]
         if key in _KEYS:

@@ -301,7 +301,8 @@ async def test_delay_and_pace_can_be_scripted(serve: Serve) -> None:
     assert call.first_token is not None
     assert call.end is not None
     assert call.first_token - call.start >= 0.045
-    assert call.end - call.first_token >= 0.035
+    # tokens keep to a timetable: a first one that is late shortens the way to the last
+    assert call.end - call.start >= 0.08
     assert call.outcome == "ok"
 
 
