@@ -32,12 +32,14 @@ class Reply:
     Attributes:
         first: seconds from the request to the first token of a stream; to the end where nothing was streamed.
         total: seconds from the request to the end.
+        late: seconds the client sent it later than it meant to.
         body: the body as it came, chunked framing included.
     """
 
     first: float
     total: float
     body: bytes
+    late: float = 0.0
 
 
 def request(url: str, model: str, *, stream: bool = False, path: str = _OPENAI_PATH, turns: int = 1) -> bytes:
@@ -179,12 +181,14 @@ async def open_loop(url: str, request: bytes, arrivals: Sequence[float]) -> list
     free: deque[Connection] = deque()
     async with connections(url, 0) as opened:
 
-        async def ask() -> Reply:
+        async def ask(due: float) -> Reply:
             if not free:
                 opened.append(await connect(url))
                 free.append(opened[-1])
             client = free.pop()
+            late = loop.time() - due
             reply = await client.ask(request)
+            reply.late = late
             free.append(client)
             return reply
 
@@ -193,5 +197,5 @@ async def open_loop(url: str, request: bytes, arrivals: Sequence[float]) -> list
             tasks = []
             for due in arrivals:
                 await asyncio.sleep(begun + due - loop.time())
-                tasks.append(group.create_task(ask()))
+                tasks.append(group.create_task(ask(begun + due)))
         return [task.result() for task in tasks]

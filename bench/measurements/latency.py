@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import AsyncExitStack
 from statistics import median
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from bench.load import closed_loop, connections, open_loop, request
@@ -15,7 +15,7 @@ from bench.scene import TIMED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench.load import Connection
+    from bench.load import Connection, Reply
     from bench.scene import Scene
 
 MEMBERS = 3
@@ -63,37 +63,38 @@ async def _by_hand(clients: Sequence[Connection], whole: bytes, stream: bytes) -
 
 
 async def half_load(scene: Scene) -> list[Result]:
-    """Unstreamed requests at random times, half as many as the process could serve, from an upstream that never waits.
+    """Unstreamed requests at random times, half as many as this machine gets through; the upstream never waits.
 
-    Both programs are measured at half of what they themselves can do on one core: the relay serves more requests then.
+    The relay gets as many. How late the client itself was is told too: where that is more than a fraction of the
+    latency, the machine was too busy with other things for this measurement.
     """
     scale = scene.scale
     asked = {
         "relay": (scene.relay, request(scene.relay.url, "constant", path="/now/v1/chat/completions")),
         "router": (scene.router, request(scene.router.url, "fused")),
     }
-    rates: dict[str, float] = {}
-    waits: dict[str, list[float]] = {name: [] for name in asked}
-    tails: dict[str, list[float]] = {name: [] for name in asked}
-    async with AsyncExitStack() as stack:
-        for name, (process, ask) in asked.items():
-            clients = await stack.enter_async_context(connections(process.url, scale.clients))
-            before = process.cpu_seconds()
-            await closed_loop(clients, ask, scale.requests)
-            rates[name] = 0.5 * scale.requests / (process.cpu_seconds() - before)
+    async with connections(scene.router.url, scale.clients) as clients:
+        begun = perf_counter()
+        await closed_loop(clients, asked["router"][1], scale.requests)
+        rate = 0.5 * scale.requests / (perf_counter() - begun)
+    replies: dict[str, list[list[Reply]]] = {name: [] for name in asked}
     for turn in range(scale.rounds):
         for name, (process, ask) in asked.items():
-            replies = await open_loop(process.url, ask, _poisson(rates[name], scale.load_seconds, seed=turn))
-            seconds = [reply.total * 1e3 for reply in replies]
-            waits[name].append(median(seconds))
-            tails[name].append(quantile(seconds, 0.99))
+            arrivals = _poisson(rate, scale.load_seconds, seed=turn)
+            replies[name].append(await open_loop(process.url, ask, arrivals))
     details = {
-        "requests per second": rates["router"],
-        "of the relay": rates["relay"],
-        "99th percentile, ms": median(tails["router"]),
-        "of the relay, ms": median(tails["relay"]),
+        "requests per second": rate,
+        "99th percentile, ms": _tail([[reply.total for reply in one] for one in replies["router"]]),
+        "99th percentile of the relay, ms": _tail([[reply.total for reply in one] for one in replies["relay"]]),
+        "client late, 99th percentile, ms": _tail([[reply.late for reply in one] for one in replies["router"]]),
     }
+    waits = {name: [median(reply.total for reply in one) * 1e3 for one in rounds] for name, rounds in replies.items()}
     return [compared("latency of fused 3+1 at half load", "ms", waits["router"], waits["relay"], details=details)]
+
+
+def _tail(rounds: Sequence[Sequence[float]]) -> float:
+    """The 99th percentile of the median round, in milliseconds."""
+    return median(quantile(seconds, 0.99) for seconds in rounds) * 1e3
 
 
 def _poisson(rate: float, seconds: float, seed: int) -> list[float]:
