@@ -7,6 +7,8 @@ from typing import Final
 
 from kubernetes.aio import client, config
 
+from moa_operator.kube.objects import FIELD_MANAGER
+
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _CONNECTIONS: Final = 32
 
@@ -40,7 +42,9 @@ async def connect() -> client.ApiClient:
     Raises:
         ConfigException: Neither is there, or what is there cannot be used.
     """
-    return client.ApiClient(await _configuration())
+    api = client.ApiClient(await _configuration())
+    api.user_agent = FIELD_MANAGER
+    return api
 
 
 async def credentials() -> Credentials:

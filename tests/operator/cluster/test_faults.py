@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
-from kubernetes.aio import client
 from tests.api.table import SMALLEST, edited
-from tests.cluster.controlplane import API_SERVER
-from tests.cluster.fixtures import connect
-from tests.operator.cluster.access import Access, at, eventually
-from tests.operator.cluster.conftest import install_profiles
+from tests.operator.cluster.access import at, eventually
 from tests.operator.cluster.processes import running
 from tests.operator.cluster.proxy import Cut, proxied, status
 
@@ -23,11 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from tests.cluster.clusters import Cluster
+    from tests.operator.cluster.access import Access
     from tests.operator.cluster.processes import Process
     from tests.operator.cluster.proxy import Call, Proxy
-
-OUTAGE_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -162,25 +156,3 @@ async def test_a_slow_api_server_is_waited_for(access: Access, proxy: Proxy, ope
     await access.profile(SMALLEST)
     await access.until("research", Ready="True")
     await follows(access, "slow:1")
-
-
-@pytest.mark.timeout(300)
-async def test_an_api_server_that_was_away_for_a_minute_finds_everything_as_it_should_be(
-    own_cluster: Cluster, tmp_path: Path
-) -> None:
-    async with await connect(own_cluster.kubeconfig) as api:
-        name = "outage"
-        await client.CoreV1Api(api).create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
-        access = Access(api, name)
-        await install_profiles(access)
-        arguments = (f"--namespace={name}", "--no-leader-elect")
-        async with running(own_cluster.kubeconfig, tmp_path / "operator.log", *arguments) as operator:
-            await access.profile(SMALLEST)
-            await access.until("research", Ready="True")
-            await asyncio.to_thread(own_cluster.stop, API_SERVER)
-            await asyncio.sleep(OUTAGE_SECONDS)
-            assert (await operator.admin("/livez"))[0] == 200
-            await asyncio.to_thread(own_cluster.start, API_SERVER)
-            await follows(access, "back:1")
-            await access.until("research", Ready="True")
-            assert operator.process.returncode is None
