@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from tests.api.table import SMALLEST, edited
 from tests.cluster.stage_pods import Outcome
-from tests.operator.cluster.access import at, eventually
+from tests.operator.cluster.access import COLLECTION_SECONDS, at, eventually
 from tests.operator.documents import EVERYTHING
 
 from moa_operator.render.labels import CONFIG_CHECKSUM, PROFILE_UID
@@ -318,7 +318,7 @@ async def test_replicas_are_handed_to_an_autoscaler_and_back_without_a_dip(acces
     assert await replicas() == 7
     await access.profile(edited(SMALLEST, {"spec.router": {"replicas": 4}}))
     await eventually(replicas, lambda found: found == 4)
-    assert await access.get(AUTOSCALERS, "research-moa") is None
+    await eventually(lambda: access.get(AUTOSCALERS, "research-moa"), lambda found: found is None)
     assert seen == {5, 7, 4}
 
 
@@ -350,10 +350,11 @@ async def test_events_tell_of_turns_and_of_nothing_else(access: Access, operator
     assert await told() == found
 
 
+@pytest.mark.timeout(300)
 async def test_children_go_with_their_profile(access: Access, operator: Process) -> None:
     await serving(access)
     await access.delete(PROFILES, "research")
-    await eventually(access.versions, lambda found: found == {})
+    await eventually(access.versions, lambda found: found == {}, COLLECTION_SECONDS)
     assert await operator.total("moa_operator_profiles") == 0
     await access.profile(SMALLEST)
     await access.until("research", Ready="True")
