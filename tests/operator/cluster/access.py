@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEADLINE = 40.0
+
+COLLECTION_SECONDS = 150.0
+"""The garbage collector looks for new kinds every half minute, and collects nothing of those it does not know."""
+
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"

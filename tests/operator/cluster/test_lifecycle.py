@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 from kubernetes.aio import client
 from tests.api.table import SMALLEST, edited
-from tests.operator.cluster.access import at, eventually
+from tests.operator.cluster.access import COLLECTION_SECONDS, at, eventually
 from tests.operator.cluster.processes import running
 from tests.operator.cluster.proxy import proxied
 
@@ -30,6 +31,7 @@ def operator(access: Access, kubeconfig: Path, log: Path) -> AbstractAsyncContex
     return running(kubeconfig, log, f"--namespace={access.namespace}", f"--lease-namespace={access.namespace}")
 
 
+@pytest.mark.timeout(300)
 async def test_children_go_with_their_profile_while_no_operator_runs(
     access: Access, kubeconfig: Path, tmp_path: Path
 ) -> None:
@@ -37,7 +39,7 @@ async def test_children_go_with_their_profile_while_no_operator_runs(
         await access.profile(SMALLEST)
         await access.until("research", Ready="True")
     await access.delete(PROFILES, "research")
-    await eventually(access.versions, lambda found: found == {})
+    await eventually(access.versions, lambda found: found == {}, COLLECTION_SECONDS)
 
 
 async def test_what_changed_while_no_operator_ran_is_made_good(

@@ -10,7 +10,8 @@ from kubernetes.aio import client
 from tests.api.table import SMALLEST, edited
 from tests.cluster.controlplane import API_SERVER
 from tests.cluster.fixtures import connect
-from tests.operator.cluster.access import Access, at, eventually
+from tests.cluster.stage_pods import Outcome, rule_manifest
+from tests.operator.cluster.access import APPLY, Access, at, eventually
 from tests.operator.cluster.conftest import install, install_profiles
 from tests.operator.cluster.processes import running
 from tests.operator.cluster.proxy import proxied
@@ -18,6 +19,7 @@ from tests.operator.documents import EVERYTHING
 
 from moa_operator.resources import (
     CHILDREN,
+    CONFIG_MAPS,
     DEPLOYMENTS,
     HTTP_ROUTES,
     OPTIONAL_CHILDREN,
@@ -132,6 +134,12 @@ async def account(access: Access, rights: Iterable[Right]) -> str:
     return str(at(await access.call("POST", path, {"spec": {"expirationSeconds": 3600}}), "status", "token"))
 
 
+async def fare(access: Access, outcome: Outcome) -> None:
+    """Tells the stage how pods fare."""
+    path = CONFIG_MAPS.path(access.namespace, "stage")
+    await access.call("PATCH", path, rule_manifest("stage", outcome), {"fieldManager": "tests"}, APPLY)
+
+
 def exercised(call: Call, namespace: str) -> list[tuple[str, str, str]]:
     """The rights that a call took: group, kind with subresource, verb."""
     group, _, rest = call.path.partition(f"/namespaces/{namespace}/")
@@ -177,7 +185,10 @@ async def test_it_gets_by_with_its_rights_and_uses_each(own_cluster: Cluster, ac
         config = proxy.kubeconfig(tmp_path / "kubeconfig", token)
         arguments = (f"--namespace={access.namespace}", f"--lease-namespace={access.namespace}")
         async with running(config, tmp_path / "operator.log", *arguments):
+            await fare(access, Outcome.IMAGE_PULL)
             await access.profile(edited(SMALLEST, everything))
+            await access.until("research", Ready="False/ImagePullBackOff")
+            await fare(access, Outcome.READY)
             await access.until("research", Ready="True")
             await access.settled()
             await access.edit(PROFILES, "research", {"spec": nothing})
